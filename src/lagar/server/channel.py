@@ -1,0 +1,140 @@
+"""What the processes of one server tell each other, over one Unix socket pair per child.
+
+Each message is one tagged JSON object behind a 4-byte big-endian length. The supervisor is at one end of every channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from lagar.registry.model import ModelInfo, ModelSource
+from lagar.settings import ServerSettings
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """An API key as workers know it: never the secret itself."""
+
+    id: str
+    digest: str
+    """Hex SHA-256 of the secret part."""
+    scopes: tuple[str, ...]
+    expires_at: float | None = None
+    """Unix seconds."""
+
+
+class WorkerBoot(msgspec.Struct, frozen=True, tag="worker_boot"):
+    """First message to a worker."""
+
+    slot: int
+    workers: int
+    threads: int
+    """For BLAS, OpenMP and ONNX Runtime."""
+    settings: ServerSettings
+    sources: tuple[ModelSource, ...]
+    live: dict[str, str]
+    """Model → the version that answers when none is named."""
+    control_socket: str
+    metrics_dir: str
+    keys: tuple[KeyRow, ...]
+    port: int
+    """The bound port."""
+
+
+class ControlBoot(msgspec.Struct, frozen=True, tag="control_boot"):
+    """First message to the control process."""
+
+    settings: ServerSettings
+    control_socket: str
+    metrics_dir: str
+    home: str
+    workers: int
+    port: int
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """Worker → supervisor → control: every model is loaded and warm; the worker accepts connections."""
+
+    models: tuple[ModelInfo, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Child → supervisor: it cannot start; the message is for the person at the terminal."""
+
+    code: str
+    message: str
+
+
+class ControlReady(msgspec.Struct, frozen=True, tag="control_ready"):
+    """Control → supervisor: its socket answers."""
+
+
+class ServerState(msgspec.Struct, frozen=True, tag="state"):
+    """Supervisor → everyone: the truth about readiness."""
+
+    ready: bool
+    reason: str = ""
+    workers_ready: int = 0
+    workers: int = 0
+
+
+class Models(msgspec.Struct, frozen=True, tag="models"):
+    """Supervisor → control: what is loaded."""
+
+    models: tuple[ModelInfo, ...]
+
+
+class Keys(msgspec.Struct, frozen=True, tag="keys"):
+    """Control → supervisor → workers: the keys that are valid from now on."""
+
+    keys: tuple[KeyRow, ...]
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Supervisor → child: stop accepting, answer what was accepted, exit 0."""
+
+
+Message = WorkerBoot | ControlBoot | Loaded | Failed | ControlReady | ServerState | Models | Keys | Drain
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+
+class Channel:
+    """One end of a socket pair, on an event loop."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, sock: socket.socket) -> Channel:
+        sock.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
+        return cls(reader, writer)
+
+    def send(self, message: Message) -> None:
+        """Queue a message; a peer that has died is noticed by `receive`, not here."""
+        if self._writer.is_closing():
+            return
+        data = _encoder.encode(message)
+        self._writer.write(len(data).to_bytes(4, "big") + data)
+
+    async def receive(self) -> Message | None:
+        """The next message; None when the other end is gone."""
+        try:
+            size = int.from_bytes(await self._reader.readexactly(4), "big")
+            return _decoder.decode(await self._reader.readexactly(size))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def messages(self) -> AsyncIterator[Message]:
+        while (message := await self.receive()) is not None:
+            yield message
+
+    def close(self) -> None:
+        self._writer.close()
