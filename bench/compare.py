@@ -1,0 +1,187 @@
+"""Measure model servers side by side, so that anyone can repeat the figures of docs/performance.md.
+
+The server's whole process tree is pinned to core 0 and the load generator, wrk, to core 1. Rounds are interleaved: each
+round starts every contender afresh, so that a slow minute of the machine hurts all of them; the median of the rounds is
+reported. Before it is measured, a contender must answer the classes that the model gives in process. Any answer that is
+not 2xx stops the run. A model whose name ends in -onnx is served as ONNX by Lagar and as the original by the peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import models
+from contenders import CONTENDERS, Contender, Start
+from tables import markdown
+from tree import ServerTree, free_port
+
+SERVER_CORE, LOAD_CORE = 0, 1
+CASES = ("1x1", "1x32", "32x1", "32x32", "1000x1")
+_UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What wrk saw in one case of one round."""
+
+    rps: float
+    p50_ms: float
+    p99_ms: float
+
+
+def main() -> None:
+    """Measure, print the table, keep the figures when asked to."""
+    options = _options()
+    for tool in ("wrk", "taskset"):
+        if shutil.which(tool) is None:
+            sys.exit(f"{tool} is not installed; Debian has it: apt-get install wrk util-linux")
+    if (os.cpu_count() or 1) < 2:
+        sys.exit("the benchmark needs two cores: one for the server, one for the load generator")
+    names = options.contenders.split(",")
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown:
+        sys.exit(f"unknown contenders: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
+    contenders = [CONTENDERS[name] for name in names]
+    _check_versions(contenders)
+    for contender in contenders:
+        contender.install()
+    results = {
+        name: _measure_model(name, contenders, options.cases.split(","), options.rounds, options.seconds)
+        for name in options.models.split(",")
+    }
+    report = {"machine": _machine(), "rounds": options.rounds, "seconds": options.seconds, "results": results}
+    report["versions"] = {c.name: c.version_of(c.home or c.name) for c in contenders if c.name != "lagar"}
+    report["scikit-learn"] = contenders[0].version_of("scikit-learn")
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown(report))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contenders", default="lagar,mlserver,fastapi", help=f"of {','.join(CONTENDERS)}")
+    parser.add_argument("--models", default="logistic,forest", help=f"of {','.join(models.MODELS)}")
+    parser.add_argument("--cases", default=",".join(CASES), help="ROWSxCONNECTIONS, rows 1, 32 or 1000")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="of load per case")
+    parser.add_argument("--json", help="file to keep the figures of every round in")
+    return parser.parse_args()
+
+
+def _check_versions(contenders: list[Contender]) -> None:
+    """All must run the model on one scikit-learn, or the figures would compare libraries."""
+    versions = {contender.name: contender.version_of("scikit-learn") for contender in contenders}
+    if len(set(versions.values())) > 1:
+        sys.exit(f"the locks name different versions of scikit-learn: {versions}; run `make lock`")
+
+
+def _measure_model(
+    name: str, contenders: list[Contender], cases: list[str], rounds: int, seconds: int
+) -> dict[str, dict[str, list[object]]]:
+    """Contender → case → the figure of each round; `ready_s` and `pss_mb` beside the cases."""
+    results: dict[str, dict[str, list[object]]] = {contender.name: {} for contender in contenders}
+    with tempfile.TemporaryDirectory(prefix="lagar-bench-") as folder:
+        work = Path(folder)
+        workload = models.make(name, work)
+        for round_ in range(rounds):
+            for contender in contenders:
+                print(f"{name}: round {round_ + 1} of {rounds}: {contender.name}", file=sys.stderr)
+                figures = results[contender.name]
+                with _running(contender, workload, work) as (tree, url):
+                    _check_answers(contender, tree, url, workload, cases)
+                    for case in cases:
+                        rows, connections = map(int, case.split("x"))
+                        script = _wrk_script(work, models.body(contender.kind, rows))
+                        figures.setdefault(case, []).append(asdict(_load(url, script, connections, seconds)))
+                    tree.check_core(SERVER_CORE)
+                    figures.setdefault("ready_s", []).append(tree.ready_s)
+                    figures.setdefault("pss_mb", []).append(tree.pss_mb())
+    return results
+
+
+@contextmanager
+def _running(contender: Contender, workload: models.Workload, work: Path) -> Iterator[tuple[ServerTree, str]]:
+    port = free_port()
+    folder = Path(tempfile.mkdtemp(dir=work, prefix=contender.name))
+    command = contender.command(Start(contender.bin, port, workload, folder))
+    environment = {
+        **contender.environment,
+        "BENCH_MODEL": str(workload.pickled),
+        "LAGAR_HOME": str(folder / "home"),
+        "PATH": f"{contender.bin}:{os.environ['PATH']}",
+    }
+    url = f"http://127.0.0.1:{port}{contender.path}"
+    tree = ServerTree(command, environment, SERVER_CORE, folder / "log")
+    try:
+        tree.wait_for(url, models.body(contender.kind, 1))
+        yield tree, url
+    finally:
+        tree.stop()
+
+
+def _check_answers(
+    contender: Contender, tree: ServerTree, url: str, workload: models.Workload, cases: list[str]
+) -> None:
+    for rows in sorted({int(case.split("x")[0]) for case in cases}):
+        answer = tree.post(url, models.body(contender.kind, rows))
+        classes = models.classes_in(contender.kind, answer)
+        flat = [value[0] if isinstance(value, list) else value for value in classes]
+        if flat != workload.expected[rows]:
+            sys.exit(
+                f"{contender.name} answers other classes than {workload.name} itself for {rows} rows: {flat[:10]} …"
+            )
+
+
+def _wrk_script(work: Path, body: bytes) -> Path:
+    payload, script = work / "body.json", work / "post.lua"
+    payload.write_bytes(body)
+    script.write_text(
+        f'local file = io.open("{payload}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n'
+        'wrk.headers["Content-Type"] = "application/json"\n'
+    )
+    return script
+
+
+def _load(url: str, script: Path, connections: int, seconds: int) -> Figure:
+    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "--threads", "1", "--connections", str(connections)]
+    command += ["--duration", f"{seconds}s", "--latency", "--script", str(script), url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        sys.exit(f"{url} failed under load:\n{said}")
+    rps = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    assert rps is not None, said
+    return Figure(float(rps[1]), _quantile_ms(said, 50), _quantile_ms(said, 99))
+
+
+def _quantile_ms(said: str, percent: int) -> float:
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", said, re.MULTILINE)
+    assert found is not None, said
+    return float(found[1]) * _UNITS_MS[found[2]]
+
+
+def _machine() -> dict[str, object]:
+    """What a reader must know to judge the figures."""
+    cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The models and request bodies that every contender of the benchmark is given.
+
+Trained on scikit-learn's wine data (178 rows, 13 features), so nothing is downloaded. The ONNX forms are conversions
+of the very same fitted models.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn.datasets import load_wine
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+ROW_COUNTS = (1, 32, 1000)
+MODELS = ("logistic", "forest", "logistic-onnx", "forest-onnx")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One model with its request bodies and the classes it must answer for them."""
+
+    name: str
+    pickled: Path
+    """What the peers serve, and the subject too unless the model's name ends in -onnx."""
+    served: Path
+    """What the subject serves."""
+    expected: dict[int, list[int]]
+    """Rows per request → classes."""
+
+
+def make(name: str, folder: Path) -> Workload:
+    """Train `name`, one of MODELS, and write it into folder."""
+    base = name.removesuffix("-onnx")
+    features, classes = load_wine(return_X_y=True)
+    estimator: Any = (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        if base == "logistic"
+        else RandomForestClassifier(n_estimators=100, random_state=0)
+    )
+    estimator.fit(features, classes)
+    pickled = folder / f"{base}.joblib"
+    joblib.dump(estimator, pickled)
+    served = pickled
+    if name.endswith("-onnx"):
+        served = folder / f"{base}.onnx"
+        served.write_bytes(_to_onnx(estimator, features.shape[1]))
+    expected = {n: estimator.predict(rows(n)).tolist() for n in ROW_COUNTS}
+    return Workload(name, pickled, served, expected)
+
+
+def rows(n: int) -> Any:
+    """n rows of the wine data, repeated as often as needed: shape (n, 13)."""
+    features, _ = load_wine(return_X_y=True)
+    return np.resize(features, (n, features.shape[1]))
+
+
+def body(kind: str, n: int) -> bytes:
+    """A request body of n rows in the form a server of that kind takes: v2, batches or mlflow."""
+    matrix = rows(n)
+    bodies = {
+        "v2": lambda: {
+            "inputs": [
+                {"name": "predict", "shape": list(matrix.shape), "datatype": "FP64", "data": matrix.ravel().tolist()}
+            ]
+        },
+        "batches": lambda: {"batches": matrix.tolist()},
+        "mlflow": lambda: {"inputs": matrix.tolist()},
+    }
+    return json.dumps(bodies[kind]()).encode()
+
+
+def classes_in(kind: str, answer: bytes) -> list[int]:
+    """The predicted classes in an answer of that kind."""
+    document = json.loads(answer)
+    if kind == "v2":
+        return next(output["data"] for output in document["outputs"] if output["name"] in ("predict", "predictions"))
+    key = "Prediction" if kind == "batches" else "predictions"
+    return document[key]
+
+
+def _to_onnx(estimator: Any, width: int) -> bytes:
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType
+
+    graph = to_onnx(
+        estimator, initial_types=[("X", FloatTensorType([None, width]))], options={id(estimator): {"zipmap": False}}
+    )
+    return graph.SerializeToString()
