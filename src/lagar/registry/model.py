@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from lagar.registry.signature import Signature
-from lagar.types import Handlers, Predictor
+
+if TYPE_CHECKING:  # lagar.types brings numpy, which the supervisor does without
+    from lagar.types import Handlers, Predictor
 
 Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "custom"]
 
