@@ -1,13 +1,21 @@
 """Settings: read once, at the edge, into frozen typed objects.
 
 Order of precedence: flag, `LAGAR_*` variable, `$LAGAR_HOME/server.toml`, default. `os.environ` appears here only.
+A name that is no setting, a value of the wrong type and a contradiction refuse to start; nothing is repaired.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import msgspec
+
+from lagar.errors import SettingsError
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,3 +53,286 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout_s: float = 30.0
     max_connections: int = 10_000
     """Open connections per worker."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting, its value, and where that came from."""
+
+    name: str
+    value: Any
+    origin: str
+    """`flag --port`, `LAGAR_PORT`, `server.toml line 3` or `default`."""
+
+
+class LoadedSettings(msgspec.Struct, frozen=True):
+    """The settings of a server with their origins, and the home they were read from."""
+
+    server: ServerSettings
+    home: Path
+    home_origin: str
+    origins: dict[str, str]
+
+    def table(self) -> tuple[Setting, ...]:
+        """Every setting in the order of `ServerSettings`; there are no secrets among them."""
+        return tuple(
+            Setting(name, getattr(self.server, name), self.origins[name]) for name in ServerSettings.__struct_fields__
+        )
+
+
+PREFIX: Final = "LAGAR_"
+SETTINGS_FILE: Final = "server.toml"
+OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STORE", "LAGAR_URL")
+"""Variables that are no server settings: the home, a client's key and server, and where catalog and artifacts lie."""
+_PATHS: Final = ("tls_cert", "tls_key")
+_POSITIVE: Final = (
+    "max_body_bytes", "max_header_bytes", "max_rows", "queue_rows", "max_connections", "request_timeout_s",
+    "header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_timeout_s",
+)  # fmt: skip
+_LOOPBACK: Final = re.compile(r"localhost|\[?::1\]?|127(?:\.\d{1,3}){3}")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
+    """The settings of a server, each from the first place that has it: flag, variable, server.toml, default.
+
+    `flags` maps setting names to values, None for a flag that was not given. Raises SettingsError, one line that
+    names the setting, its origin, the rule, the value seen.
+    """
+    variables = os.environ if environ is None else environ
+    home, home_origin = home_path(variables)
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(ServerSettings.__struct_fields__, "default")
+    _take_file(home, values, origins)
+    _take_variables(variables, values, origins)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            origins[name] = flag_of(name, value)
+            values[name] = _typed(name, _absolute(name, value, Path.cwd()), origins[name])
+    server = ServerSettings(**values)
+    _check(server, origins)
+    return LoadedSettings(server=server, home=home, home_origin=home_origin, origins=origins)
+
+
+def home_path(environ: Mapping[str, str] | None = None) -> tuple[Path, str]:
+    """The home folder (not created here) and where its place was said: `LAGAR_HOME` or `default`."""
+    given = (os.environ if environ is None else environ).get("LAGAR_HOME")
+    if given is None:
+        return Path("~/.lagar").expanduser(), "default"
+    if not given.strip():
+        raise SettingsError("LAGAR_HOME is set but empty: name a folder, or unset it for ~/.lagar")
+    return Path(given).expanduser().absolute(), "LAGAR_HOME"
+
+
+def catalog_url(environ: Mapping[str, str] | None = None) -> str | None:
+    """LAGAR_CATALOG: the URL of a catalog outside the home; None when not set."""
+    return (os.environ if environ is None else environ).get("LAGAR_CATALOG") or None
+
+
+def client_key(environ: Mapping[str, str] | None = None) -> str | None:
+    """LAGAR_KEY: the API key that commands which talk to a server present."""
+    return (os.environ if environ is None else environ).get("LAGAR_KEY") or None
+
+
+def no_colour(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the person asked for output without colour, by NO_COLOR or a dumb terminal."""
+    variables = os.environ if environ is None else environ
+    return bool(variables.get("NO_COLOR")) or variables.get("TERM") == "dumb"
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child process: this one's, with `extra` over it."""
+    return {**os.environ, **extra}
+
+
+def set_own_environment(variables: Mapping[str, str]) -> None:
+    """Set variables of this process that libraries read when they are imported; what the person set is kept."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on host."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+def require_auth(settings: ServerSettings, has_keys: bool) -> None:
+    """Refuse to serve on an address that others reach with neither keys nor the word that none are wanted."""
+    if is_loopback(settings.host) or settings.no_auth or has_keys:
+        return
+    raise SettingsError(
+        f"host {settings.host} can be reached by others and this home has no valid API key: create one with "
+        "`lagar keys create --name NAME --scope infer`, or say --no-auth to serve without keys"
+    )
+
+
+def flag_of(name: str, value: Any = True) -> str:
+    """How a setting was said on the command line: `flag --no-fast-lane`."""
+    return f"flag --{'no-' if value is False else ''}{name.replace('_', '-')}"
+
+
+def suggestion(word: str, known: tuple[str, ...]) -> str:
+    """`; did you mean 'port'?` for a misspelt word, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _take_file(home: Path, values: dict[str, Any], origins: dict[str, str]) -> None:
+    path = home / SETTINGS_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    import tomllib
+
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    known = ServerSettings.__struct_fields__
+    for name, value in found.items():
+        line = _line_of(name, text)
+        if name not in known:
+            raise SettingsError(
+                f"{path}{f' line {line}' if line else ''}: {name!r} is not a setting"
+                f"{suggestion(name, known) or '; `lagar config` lists them'}"
+            )
+        origins[name] = f"{SETTINGS_FILE} line {line}" if line else SETTINGS_FILE
+        values[name] = _typed(name, _absolute(name, value, home), origins[name])
+
+
+def _line_of(name: str, text: str) -> int | None:
+    """The line of a top-level key; tomllib does not say it."""
+    pattern = re.compile(rf"""^\s*\[?\s*["']?{re.escape(name)}["']?\s*[=\].]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), None)
+
+
+def _take_variables(environ: Mapping[str, str], values: dict[str, Any], origins: dict[str, str]) -> None:
+    settings = {PREFIX + name.upper(): name for name in ServerSettings.__struct_fields__}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        name = settings.get(variable)
+        if name is None:
+            close = suggestion(variable, (*settings, *OTHER_VARIABLES))
+            raise SettingsError(f"the variable {variable} is not a setting{close or '; `lagar config` lists them'}")
+        origins[name] = variable
+        values[name] = _typed(name, _absolute(name, _from_text(name, text), Path.cwd()), variable)
+
+
+_TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(ServerSettings)}
+
+
+def _from_text(name: str, text: str) -> Any:
+    """The text of a variable as the setting's type, or the text itself when it does not read as one."""
+    kind = _TYPES[name]
+    stripped = text.strip()
+    try:
+        if kind is int:
+            return int(stripped)
+        if kind is float:
+            return float(stripped)
+    except ValueError:
+        return text
+    if kind is bool:
+        word = stripped.lower()
+        return True if word in _TRUE else False if word in _FALSE else text
+    if name == "trusted_proxies":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _absolute(name: str, value: Any, base: Path) -> Any:
+    """Paths are kept absolute: relative ones of server.toml lie in the home, others in the current folder."""
+    if name in _PATHS and isinstance(value, (str, Path)) and str(value):
+        return str(base / Path(value).expanduser())
+    return value
+
+
+def _typed(name: str, value: Any, origin: str) -> Any:
+    """The value as the type of its setting; raises SettingsError that says what was wanted and what was seen."""
+    kind = _TYPES[name]
+    if isinstance(value, bool) and kind is not bool:
+        raise SettingsError(f"{name} ({origin}) must be {_wanted(name)}, got {_shown(value)}")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise SettingsError(f"{name} ({origin}) must be {_wanted(name)}, got {_shown(value)}") from None
+
+
+def _wanted(name: str) -> str:
+    kind = _TYPES[name]
+    if kind is int:
+        return "a whole number"
+    if kind is float:
+        return "a number"
+    if kind is bool:
+        return "true or false"
+    if name == "trusted_proxies":
+        return "a list of addresses or networks"
+    choices = getattr(kind, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return " or ".join(repr(choice) for choice in choices)
+    return "text"
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check(server: ServerSettings, origins: dict[str, str]) -> None:
+    """Refuse what cannot be meant: ranges, and settings that contradict each other."""
+
+    def refuse(name: str, rule: str) -> None:
+        raise SettingsError(f"{name} ({origins[name]}) {rule}, got {_shown(getattr(server, name))}")
+
+    if not server.host.strip() or any(c.isspace() or c in "/@" for c in server.host):
+        refuse("host", "must be a host name or an address")
+    if not 0 <= server.port <= 65535:
+        refuse("port", "must be between 0 (any free port) and 65535")
+    if not 0 <= server.workers <= 1024:
+        refuse("workers", "must be between 0 (one per core) and 1024")
+    if server.root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+", server.root_path):
+        refuse("root_path", 'must be a plain path like "/mlapi": a slash first, none last')
+    for name in _POSITIVE:
+        if not 0 < getattr(server, name) < math.inf:
+            refuse(name, "must be more than 0")
+    if not 0 <= server.drain_timeout_s < math.inf:
+        refuse("drain_timeout_s", "must not be less than 0")
+    if server.max_header_bytes < 1024:
+        refuse("max_header_bytes", "must be at least 1024")
+    _check_tls(server, origins)
+    if server.trusted_proxies:
+        _check_proxies(server, origins)
+
+
+def _check_tls(server: ServerSettings, origins: dict[str, str]) -> None:
+    if (server.tls_cert is None) != (server.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if server.tls_key is None else ("tls_key", "tls_cert")
+        raise SettingsError(
+            f"{given} ({origins[given]}) is set but {missing} is not: TLS needs both, give {missing} too"
+        )
+    for name in _PATHS:
+        path = getattr(server, name)
+        if path is not None and not os.access(path, os.R_OK):
+            reason = "cannot be read" if os.path.exists(path) else "does not exist"
+            raise SettingsError(f"{name} ({origins[name]}): the file {path} {reason}")
+        if path is not None and os.path.isdir(path):
+            raise SettingsError(f"{name} ({origins[name]}): {path} is a folder, a PEM file is wanted")
+
+
+def _check_proxies(server: ServerSettings, origins: dict[str, str]) -> None:
+    import ipaddress
+
+    for proxy in server.trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            raise SettingsError(
+                f"trusted_proxies ({origins['trusted_proxies']}) must hold addresses or networks like 10.0.0.0/8, "
+                f"got {proxy!r}: {error}"
+            ) from None

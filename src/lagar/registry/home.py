@@ -1,0 +1,141 @@
+"""The home: the folder that holds what Lagar remembers.
+
+$LAGAR_HOME  (default ~/.lagar, created with mode 0700)
+├─ server.toml      settings, written by its owner; may be missing
+├─ catalog.db       the catalog, SQLite (with -wal and -shm beside it while in use)
+├─ catalog.lock     held while the catalog is created or migrated
+└─ run/             one folder per running server: Unix sockets, metric files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from lagar.errors import HomeError
+
+MAX_SOCKET_PATH: Final = 100
+"""Bytes of a Unix socket's path that every kernel takes (Linux 107, macOS 103)."""
+LONGEST_SOCKET_NAME: Final = 24
+_LOCK_NAME: Final = "owner.lock"
+
+
+class Home:
+    """A home that exists and can be written to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def catalog(self) -> Path:
+        return self.path / "catalog.db"
+
+    @property
+    def catalog_lock(self) -> Path:
+        return self.path / "catalog.lock"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone among all processes on this home, for as long as the block runs."""
+        with explained(self.path, "cannot be locked"):
+            descriptor = os.open(self.catalog_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def run_folder(self) -> Iterator[Path]:
+        """A folder of this server's own for sockets and metric files, removed at the end.
+
+        It lies in `run/`, or in the system's temporary folder where the home's path is too long for a Unix socket.
+        Folders of servers that have died are removed first.
+        """
+        with explained(self.path, "cannot hold a server's run folder"):
+            self.run.mkdir(mode=0o700, exist_ok=True)
+            _sweep(self.run)
+            folder = Path(tempfile.mkdtemp(prefix="server-", dir=self.run))
+            if len(os.fsencode(folder)) + 1 + LONGEST_SOCKET_NAME > MAX_SOCKET_PATH:
+                folder.rmdir()
+                folder = Path(tempfile.mkdtemp(prefix="lagar-", dir=_short_temporary_folder()))
+            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(descriptor)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_home(path: Path) -> Home:
+    """The home at path, created with mode 0700 when it is not there.
+
+    Raises HomeError, one line, when it is a file, cannot be created, cannot be written to, or its disk is full.
+    """
+    with explained(path, "cannot be used"):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            if not stat.S_ISDIR(mode):
+                raise HomeError(f"the home {path} is a file, a folder is wanted: move it, or set LAGAR_HOME")
+        # access(2) says yes to root on a read-only disk and nothing about a full one: only writing tells
+        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=path) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    return Home(path)
+
+
+@contextlib.contextmanager
+def explained(path: Path, what: str) -> Iterator[None]:
+    """Turn an operating system's error into a HomeError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise HomeError(f"the home {path} {what}: {reason_of(error)}") from None
+
+
+def reason_of(error: OSError) -> str:
+    """Why, and the next step."""
+    code = error.errno
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space, or set LAGAR_HOME to a folder on another disk"
+    if code in (errno.EACCES, errno.EPERM):
+        return "it is not writable for this user; set LAGAR_HOME to a folder that is"
+    if code == errno.EROFS:
+        return "it lies on a read-only disk; set LAGAR_HOME to a folder that can be written to"
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return "a part of its path is a file; set LAGAR_HOME to a folder"
+    return f"{error.strerror or error}; set LAGAR_HOME to another folder"
+
+
+def _short_temporary_folder() -> str:
+    """Where sockets fit: TMPDIR may be as long as the home."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= 40 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder there
+
+
+def _sweep(run: Path) -> None:
+    """Remove the folders whose owner is gone: their lock is free."""
+    for folder in run.iterdir():
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)

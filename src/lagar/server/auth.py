@@ -1,0 +1,239 @@
+"""Who may do what: API keys as the workers know them, and the one table that says which route needs which scope.
+
+Every route is closed unless it stands in `ROUTES`: an unknown path, a path written another way (double slash, dot
+segment, double encoding, other case) and a new route that nobody listed all need `admin`.
+
+Keys are presented as `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or, for a browser, as the password of
+`Authorization: Basic` (any user name).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from lagar.errors import Forbidden, Unauthorized
+from lagar.registry.secret import Scope, digest_of, split_key
+from lagar.server.channel import KeyRow
+from lagar.settings import ServerSettings, is_loopback
+
+if TYPE_CHECKING:  # the catalog's side of keys brings SQLAlchemy
+    from lagar.registry.keys import Key
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""As ASGI has them; names in any case."""
+
+CHALLENGE: Final = b'Bearer realm="lagar"'
+BASIC_CHALLENGE: Final = b'Basic realm="lagar: any user name, an API key as the password", charset="UTF-8"'
+
+_ANY: Final = frozenset({"*"})
+_LOOK: Final = frozenset({"GET", "HEAD"})
+_POST: Final = frozenset({"POST"})
+
+ROUTES: Final[tuple[tuple[frozenset[str], str, Scope | None], ...]] = (
+    # methods, path ({} one segment, {**} one or more), scope: None is open
+    (_LOOK, "/healthz", None),
+    (_LOOK, "/readyz", None),
+    (_LOOK, "/health", None),
+    (_LOOK, "/ping", None),
+    (_LOOK, "/v2/health/{}", None),
+    (_LOOK, "/v2/models/{}/ready", None),
+    (_LOOK, "/v2/models/{}/versions/{}/ready", None),
+    # predictions: whatever the method, so that a wrong one is told 405 and not "admin needed"
+    (_ANY, "/predict", "infer"),
+    (_ANY, "/models/{}/predict", "infer"),
+    (_ANY, "/models/{}/versions/{}/predict", "infer"),
+    (_ANY, "/v2/models/{}/infer", "infer"),
+    (_ANY, "/v2/models/{}/versions/{}/infer", "infer"),
+    # outcomes
+    (_POST, "/outcomes", "feedback"),
+    (_POST, "/models/{}/outcomes", "feedback"),
+    (_POST, "/models/{}/versions/{}/outcomes", "feedback"),
+    # pages, documentation, metadata, metrics
+    (_LOOK, "/", "read"),
+    (_LOOK, "/docs", "read"),
+    (_LOOK, "/docs/{**}", "read"),
+    (_LOOK, "/openapi.json", "read"),
+    (_LOOK, "/static/{**}", "read"),
+    (_LOOK, "/favicon.ico", "read"),
+    (_LOOK, "/metrics", "read"),
+    (_LOOK, "/example", "read"),
+    (_LOOK, "/models", "read"),
+    (_LOOK, "/models/{}", "read"),
+    (_LOOK, "/models/{}/example", "read"),
+    (_LOOK, "/models/{}/versions", "read"),
+    (_LOOK, "/models/{}/versions/{}", "read"),
+    (_LOOK, "/models/{}/versions/{}/example", "read"),
+    (_LOOK, "/v2", "read"),
+    (_LOOK, "/v2/models/{}", "read"),
+    (_LOOK, "/v2/models/{}/versions/{}", "read"),
+)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern).replace(re.escape("{**}"), "[^/]+(?:/[^/]+)*").replace(re.escape("{}"), "[^/]+")
+    return re.compile(escaped)
+
+
+_TABLE: Final = tuple((methods, _compiled(pattern), scope) for methods, pattern, scope in ROUTES)
+_UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|/\.{1,2}(?:/|$)")
+"""In a decoded path: what a proxy, a router or a file system might read another way than we do."""
+_NEEDLESS: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|2[5DEFdef]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[CFcf]|7[EFef])")
+"""Encoded, though they need not be, or must not be: letters, digits, `-._~/\\%` and control characters. Who decodes
+twice, or not at all, would read another path."""
+
+
+def scope_for(method: str, path: str) -> Scope | None:
+    """The scope that a request needs; None when it is open to everyone.
+
+    `path` is without query and root path, percent-encoded or decoded once; one trailing slash is ignored. Whatever is
+    not in `ROUTES`, or is not written plainly, needs "admin".
+    """
+    clean = plain_path(path)
+    if clean is None:
+        return "admin"
+    for methods, pattern, scope in _TABLE:
+        if pattern.fullmatch(clean) and ("*" in methods or method in methods):
+            return scope
+    return "admin"
+
+
+def plain_path(path: str) -> str | None:
+    """The path decoded once and without a trailing slash; None when it could be read in more than one way."""
+    if not path.startswith("/"):
+        return None
+    if "%" in path:
+        if _NEEDLESS.search(path):
+            return None
+        try:
+            path = unquote(path, errors="strict")
+        except UnicodeDecodeError:
+            return None
+    if _UNCLEAN.search(path):
+        return None
+    return path[:-1] if len(path) > 1 and path.endswith("/") else path
+
+
+def presented_key(headers: Headers) -> str | None:
+    """The key that a request carries, None without one; several that differ, or an unreadable one: Unauthorized."""
+    found: str | None = None
+    for name, value in headers:
+        size = len(name)
+        if size == 13 and name.lower() == b"authorization":
+            key = _from_authorization(value)
+        elif size == 9 and name.lower() == b"x-api-key":
+            key = value.strip().decode("latin-1")
+        else:
+            continue
+        if found is not None and not hmac.compare_digest(found.encode(), key.encode()):
+            raise Unauthorized("the request carries two different API keys: send one, as Authorization or as X-Api-Key")
+        found = key
+    return found
+
+
+def _from_authorization(value: bytes) -> str:
+    scheme, _, credentials = value.strip().partition(b" ")
+    kind = scheme.lower()
+    if kind == b"bearer":
+        return credentials.strip().decode("latin-1")
+    if kind == b"basic":
+        try:
+            decoded = base64.b64decode(credentials.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            raise Unauthorized("the Basic credentials in Authorization are not base64 of USER:KEY") from None
+        return decoded.partition(b":")[2].decode("latin-1")
+    raise Unauthorized("Authorization must be 'Bearer KEY', or 'Basic' with the API key as the password")
+
+
+class KeyTable:
+    """The keys of a server, checked without a catalog: looked up by id, compared by digest in constant time."""
+
+    def __init__(self, rows: Iterable[KeyRow], *, clock: Callable[[], float] = time.time) -> None:
+        self._rows = {row.id: row for row in rows}
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def check(self, presented: str | None, scope: str) -> None:
+        """Return when the presented key is valid and has the scope.
+
+        Raises Unauthorized (401) when it is missing, malformed, unknown, revoked or expired, and Forbidden (403),
+        which names the scope needed, when it is valid and lacks it. `admin` has every scope.
+        """
+        if presented is None:
+            raise Unauthorized(
+                f"this needs an API key with scope '{scope}': send Authorization: Bearer KEY or X-Api-Key: KEY"
+            )
+        key_id, secret = split_key(presented) or ("", "")
+        row = self._rows.get(key_id, _NOBODY)
+        # an unknown id costs one digest and one comparison too
+        same = hmac.compare_digest(digest_of(secret), row.digest)
+        if not same or row is _NOBODY:
+            raise Unauthorized("the API key is not known to this server: see `lagar keys list`, or create another")
+        if row.expires_at is not None and row.expires_at <= self._clock():
+            raise Unauthorized(f"the API key '{key_id}' has expired or was revoked: create another")
+        if scope not in row.scopes and "admin" not in row.scopes:
+            raise Forbidden(
+                f"this needs an API key with scope '{scope}'; key '{key_id}' has {', '.join(row.scopes) or 'none'}"
+            )
+
+
+_NOBODY: Final = KeyRow(id="", digest="0" * 64, scopes=())
+
+
+class Gate:
+    """What a worker asks before it answers: is authentication on, which scope, does the key have it.
+
+    It is on wherever keys exist (revoked ones too: the last revocation must not open a server), and on every address
+    that is not loopback; it is off on loopback without keys, and with `no_auth`.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, rows: Iterable[KeyRow] = (), *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._off = settings.no_auth
+        self._loopback = is_loopback(settings.host)
+        self._clock = clock
+        self.update(rows)
+
+    def update(self, rows: Iterable[KeyRow]) -> None:
+        """Take the keys that are valid from now on."""
+        self._keys = KeyTable(rows, clock=self._clock)
+        self.on = not self._off and (len(self._keys) > 0 or not self._loopback)
+
+    def check(self, method: str, path: str, headers: Headers) -> None:
+        """Return when the request may go on, else raise Unauthorized or Forbidden; arguments as for `scope_for`."""
+        if not self.on:
+            return
+        scope = scope_for(method, path)
+        if scope is not None:
+            self._keys.check(presented_key(headers), scope)
+
+
+def challenges(path: str, accept: str = "") -> tuple[bytes, ...]:
+    """The WWW-Authenticate headers of a 401: Bearer, and Basic too where a browser asks for a page.
+
+    Only pages ask for Basic: a browser would open its password box on top of a failed call from a page's own script.
+    """
+    wants_page = "text/html" in accept and scope_for("GET", path) == "read"
+    return (CHALLENGE, BASIC_CHALLENGE) if wants_page else (CHALLENGE,)
+
+
+def key_rows(keys: Iterable[Key]) -> tuple[KeyRow, ...]:
+    """What the workers are told of the catalog's keys; a revoked one travels as expired, so that it is still named."""
+    return tuple(
+        KeyRow(
+            id=key.id,
+            digest=key.digest,
+            scopes=key.scopes,
+            expires_at=key.expires_at if key.revoked_at is None else 0.0,
+        )
+        for key in keys
+    )
