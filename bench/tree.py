@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -106,18 +107,20 @@ class ServerTree:
 
 
 def free_port() -> int:
-    """A port with its two successors free: MLServer wants three."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 60000 and all(_is_free(port + offset) for offset in range(3)):
+    """A port with its two successors free, since MLServer wants three; below the range of outgoing connections."""
+    for port in random.sample(range(18_000, 30_000, 10), k=100):
+        if all(_is_free(port + offset) for offset in range(3)):
             return port
+    sys.exit("no three free ports in a row between 18000 and 30000")
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+        return True
 
 
 def _read(path: Path) -> str:
