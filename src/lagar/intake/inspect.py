@@ -1,0 +1,303 @@
+"""Paths on disk → model sources: names, versions, kinds and `lagar.toml`; nothing is opened with a model library.
+
+Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/`, else the file's stem; a file called
+`model.*` takes the name of its folder when it was given with one (`wine/model.joblib` is `wine`), else it is `model`.
+Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/`, else "1".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from lagar.errors import SetupError, UnsupportedModel
+from lagar.intake import folder as lagar_toml
+from lagar.intake import mlmodel
+from lagar.intake.sniff import MODEL_SUFFIXES, UNSUPPORTED_SUFFIXES, is_model_file, sniff, unsupported
+from lagar.registry.model import ModelSource
+from lagar.registry.versions import greatest, is_name, natural_key
+
+_VERSION_FOLDER = re.compile(r"[vV]?\d+([._-][A-Za-z0-9]+)*")
+_GENERIC_STEM = "model"
+
+
+class FoundModels(msgspec.Struct, frozen=True):
+    """What a server is to load."""
+
+    sources: tuple[ModelSource, ...]
+    live: dict[str, str]
+    """Model → its greatest version in natural order: the one that answers when none is named."""
+    skipped: tuple[str, ...] = ()
+    """One line per file of a folder that looks like a model and is not served."""
+
+
+class _Common(msgspec.Struct):
+    """What the command line says about every path."""
+
+    name: str | None
+    code: tuple[str, ...]
+    example: str | None
+    trust: bool
+    skipped: list[str]
+
+
+def find_models(
+    paths: list[Path],
+    *,
+    name: str | None = None,
+    code: list[Path] | None = None,
+    example: Path | None = None,
+    trust: bool = False,
+) -> FoundModels:
+    """Every model version under the paths, with the live version of each model.
+
+    Raises SetupError (or a subclass) with one line that says which path, what is wrong and what to do.
+    """
+    if not paths:
+        raise SetupError("no model was given; name a model file or a folder: lagar serve model.joblib")
+    if name is not None:
+        _check_name("--name", name)
+    common = _Common(
+        name=name,
+        code=tuple(str(_existing(path, "--code")) for path in code or ()),
+        example=str(_existing(example, "--example")) if example is not None else None,
+        trust=trust,
+        skipped=[],
+    )
+    sources: list[ModelSource] = []
+    for path in paths:
+        sources.extend(_found_at(path, common))
+    _refuse_twice(sources)
+    names = {source.name for source in sources}
+    if name is not None and len(names) > 1:
+        raise SetupError(f"--name names one model, and {len(names)} were found: {', '.join(sorted(names))}")
+    if example is not None and len(names) > 1:
+        raise SetupError(f"--example belongs to one model, and {len(names)} were found: {', '.join(sorted(names))}")
+    live = {model: greatest(source.version for source in sources if source.name == model) for model in sorted(names)}
+    ordered = sorted(sources, key=lambda source: (source.name, natural_key(source.version)))
+    return FoundModels(tuple(ordered), live, tuple(common.skipped))
+
+
+def _existing(path: Path, flag: str) -> Path:
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise SetupError(f"{flag} {path}: no such file or folder")
+    return path
+
+
+def _found_at(path: Path, common: _Common) -> list[ModelSource]:
+    path = path.expanduser().absolute()
+    try:
+        if path.is_dir():
+            return _in_folder(path, common)
+        if path.is_file():
+            given_in_folder = is_name(path.parent.name)
+            name = path.parent.name if path.stem == _GENERIC_STEM and given_in_folder else path.stem
+            return [_file(path, common, name, None)]
+    except PermissionError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror}: {error.filename}") from None
+    raise SetupError(f"{path}: no such file or folder")
+
+
+def _in_folder(folder: Path, common: _Common) -> list[ModelSource]:
+    """A folder that is a model, a model with versions, or a folder of models."""
+    if _is_model_folder(folder):
+        return [_model_folder(folder, common, None, None)]
+    if (folder / "saved_model.pb").exists():
+        raise UnsupportedModel(
+            f"{folder} is a TensorFlow SavedModel, which Lagar does not serve; convert it: "
+            f"python -m tf2onnx.convert --saved-model {folder.name} --output model.onnx"
+        )
+    sources: list[ModelSource] = []
+    for child in _folders(folder):
+        sources.extend(_child(folder, child, common))
+    files, refused = _files(folder)
+    if len(files) == 1 and files[0].stem == _GENERIC_STEM and not sources:
+        sources.append(_file(files[0], common, folder.name, None))
+    else:
+        sources.extend(_file(file, common, file.stem, None) for file in files)
+    if not sources:
+        if refused:
+            sniff(refused[0])  # says by name what the file is
+            raise unsupported(f"a {refused[0].suffix} file", refused[0])
+        raise SetupError(
+            f"{folder} holds no model: expected a model file ({' '.join(sorted(MODEL_SUFFIXES))}), a lagar.toml, "
+            "an MLmodel, or folders NAME/VERSION/ with one of them"
+        )
+    common.skipped.extend(f"{path} is not served: {path.suffix} is not supported" for path in refused)
+    return sources
+
+
+def _child(parent: Path, child: Path, common: _Common) -> list[ModelSource]:
+    """A folder inside a folder of models: NAME with a model or with VERSIONs in it, or a VERSION of its parent."""
+    if _holds_model(child):
+        if _VERSION_FOLDER.fullmatch(child.name):
+            return [_leaf(child, common, parent.name, child.name)]
+        return [_leaf(child, common, child.name, None)]
+    return [_leaf(version, common, child.name, version.name) for version in _folders(child) if _holds_model(version)]
+
+
+def _leaf(folder: Path, common: _Common, name: str, version: str | None) -> ModelSource:
+    if _is_model_folder(folder):
+        return _model_folder(folder, common, name, version)
+    return _file(_only_file(folder), common, name, version)
+
+
+def _is_model_folder(folder: Path) -> bool:
+    return (folder / lagar_toml.NAME).is_file() or (folder / mlmodel.NAME).is_file()
+
+
+def _holds_model(folder: Path) -> bool:
+    return _is_model_folder(folder) or bool(_files(folder)[0])
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0] not in "._")
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The model files of a folder, and the files that look like models of formats that are refused."""
+    files = sorted(child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
+    return [file for file in files if is_model_file(file)], [
+        file for file in files if file.suffix.lower() in UNSUPPORTED_SUFFIXES
+    ]
+
+
+def _only_file(folder: Path) -> Path:
+    """The one model file of a folder; of several, the one called `model`."""
+    files = _files(folder)[0]
+    if not files:
+        refused = _files(folder)[1]
+        if refused:
+            sniff(refused[0])
+        raise SetupError(f'{folder} holds no model file; name it in {lagar_toml.NAME}: model = "FILE"')
+    generic = [file for file in files if file.stem == _GENERIC_STEM]
+    if len(files) > 1 and len(generic) != 1:
+        names = ", ".join(file.name for file in files)
+        raise SetupError(
+            f'{folder} holds {len(files)} model files ({names}); name one in {lagar_toml.NAME}: model = "…"'
+        )
+    return generic[0] if len(files) > 1 else files[0]
+
+
+def _file(path: Path, common: _Common, name: str, version: str | None) -> ModelSource:
+    kind = sniff(path)
+    return ModelSource(
+        name=_name(path, common, name),
+        version=_version(path, version or "1"),
+        path=str(path),
+        kind=kind.kind,
+        pickled=kind.pickled,
+        code=common.code,
+        example=common.example,
+        trust=common.trust,
+        sha256=_sha256(path),
+    )
+
+
+def _model_folder(folder: Path, common: _Common, name: str | None, version: str | None) -> ModelSource:
+    toml = folder / lagar_toml.NAME
+    content = lagar_toml.read(folder) if toml.is_file() else lagar_toml.LagarToml()
+    if content.version is not None and version is not None and content.version != version:
+        raise SetupError(f"{toml} says version {content.version!r} and lies in the folder {version!r}; let them agree")
+    chosen_version = content.version or version or "1"
+    source = ModelSource(
+        name=_name(folder, common, content.name or name or folder.name),
+        version=_version(folder, chosen_version),
+        path=str(folder),
+        kind="custom",
+        folder=str(folder) if toml.is_file() else None,
+        code=common.code + tuple(str(_inside(toml, folder, code, "code")) for code in content.code),
+        handlers=_handlers(toml, folder, content),
+        class_name=content.class_name,
+        field_rules=lagar_toml.rules(content, toml),
+        options={"extra_fields": content.extra_fields} if content.extra_fields else {},
+        example=common.example or (str(_inside(toml, folder, content.example, "example")) if content.example else None),
+        trust=common.trust,
+    )
+    return _with_model(source, content, toml, folder)
+
+
+def _with_model(source: ModelSource, content: lagar_toml.LagarToml, toml: Path, folder: Path) -> ModelSource:
+    """The source with what is to be loaded: a class, an MLflow folder or a file."""
+    given = _inside(toml, folder, content.model, "model") if content.model else None
+    if content.class_name is not None:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", content.class_name):
+            raise SetupError(f'{toml}: class is "module:Class", got {content.class_name!r}')
+        path = given or folder
+        code = (*source.code, str(folder))
+        return msgspec.structs.replace(
+            source, path=str(path), code=code, sha256=_sha256(path) if path.is_file() else ""
+        )
+    mlflow_folder = given if given is not None and given.is_dir() else folder
+    if (mlflow_folder / mlmodel.NAME).is_file() and (given is None or given.is_dir()):
+        found = mlmodel.read(mlflow_folder)
+        return msgspec.structs.replace(
+            source, kind="mlflow", path=str(mlflow_folder), pickled=found.pickled, sha256=_sha256(found.data)
+        )
+    path = given or _only_file(folder)
+    if path.is_dir():
+        raise SetupError(
+            f"{toml}: model = {content.model!r} is a folder without an {mlmodel.NAME} file; name the model file"
+        )
+    kind = sniff(path)
+    return msgspec.structs.replace(source, kind=kind.kind, path=str(path), pickled=kind.pickled, sha256=_sha256(path))
+
+
+def _handlers(toml: Path, folder: Path, content: lagar_toml.LagarToml) -> str | None:
+    if content.handlers is not None:
+        return str(_inside(toml, folder, content.handlers, "handlers"))
+    default = folder / "handlers.py"
+    return str(default) if toml.is_file() and default.is_file() else None
+
+
+def _inside(toml: Path, folder: Path, text: str, key: str) -> Path:
+    path = (folder / text).absolute()
+    if not path.exists():
+        raise SetupError(f"{toml}: {key} = {text!r}, and {path} does not exist")
+    return path
+
+
+def _name(path: Path, common: _Common, name: str) -> str:
+    return common.name or _check_name(str(path), name)
+
+
+def _check_name(where: str, name: str) -> str:
+    if not is_name(name):
+        raise SetupError(
+            f"{where}: a model's name has 1 to 100 of the characters A-Z a-z 0-9 . _ - and begins with a letter or "
+            f"digit, got {name!r}; give one with --name"
+        )
+    return name
+
+
+def _version(path: Path, version: str) -> str:
+    if not is_name(version):
+        raise SetupError(
+            f"{path}: a version has 1 to 100 of the characters A-Z a-z 0-9 . _ - and begins with a letter or digit, "
+            f"got {version!r}"
+        )
+    return version
+
+
+def _refuse_twice(sources: Iterable[ModelSource]) -> None:
+    seen: dict[tuple[str, str], ModelSource] = {}
+    for source in sources:
+        other = seen.setdefault((source.name, source.version), source)
+        if other is not source:
+            raise SetupError(
+                f"{other.path} and {source.path} are both {source.name}@{source.version}; "
+                "give them other names, or folders NAME/VERSION/"
+            )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,107 @@
+"""The `MLmodel` file of an MLflow folder: which native flavour lies in it, and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lagar.errors import LoadFailed, MissingLibrary, UnsupportedModel
+from lagar.registry.model import Kind
+
+NAME = "MLmodel"
+_NATIVE: tuple[Kind, ...] = ("sklearn", "xgboost", "lightgbm", "catboost", "onnx")
+
+
+class MlflowModel(msgspec.Struct, frozen=True):
+    """What serving needs of an MLmodel file."""
+
+    flavour: Kind
+    data: Path
+    """The native model file."""
+    pickled: bool
+    code: tuple[Path, ...]
+    inputs: list[dict[str, Any]]
+    """Column specs of the signature; empty: the file has none."""
+    example: Path | None
+    libraries: dict[str, str]
+    """Library → version that the model was saved with."""
+
+
+def read(folder: Path) -> MlflowModel:
+    """The native flavour of an MLflow folder; UnsupportedModel when it has none that Lagar serves."""
+    path = folder / NAME
+    content = _parse(path)
+    flavours = content.get("flavors")
+    if not isinstance(flavours, dict) or not flavours:
+        raise LoadFailed(f"{path} names no flavors; log the model again with mlflow")
+    flavour = next((kind for kind in _NATIVE if kind in flavours), None)
+    if flavour is None:
+        raise UnsupportedModel(_no_native(path, flavours))
+    facts = flavours[flavour] or {}
+    data = folder / str(facts.get("pickled_model") or facts.get("data") or "model.pkl")
+    if facts.get("serialization_format") == "skops":
+        raise UnsupportedModel(
+            f'{path}: the model was saved as skops; save it again with serialization_format="cloudpickle"'
+        )
+    if data.is_dir():  # onnx flavour of some versions: a folder with the file in it
+        data = next(iter(sorted(data.glob("*.onnx"))), data)
+    if not data.is_file():
+        raise LoadFailed(f"{path} names {data.name} as its {flavour} model, and {data} is not there")
+    return MlflowModel(
+        flavour=flavour,
+        data=data,
+        pickled=flavour == "sklearn" or data.suffix in {".pkl", ".pickle", ".joblib"},
+        code=tuple(folder / str(code) for code in [facts.get("code")] if code),
+        inputs=_inputs(path, content.get("signature")),
+        example=_example(folder, content.get("saved_input_example_info")),
+        libraries=_libraries(facts),
+    )
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError:
+        raise MissingLibrary(f"{path} is YAML; install its parser with: pip install 'lagar[mlflow]'") from None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LoadFailed(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise LoadFailed(f"{path} is not an MLmodel file: its content is {type(content).__name__}, not a mapping")
+    return content
+
+
+def _no_native(path: Path, flavours: dict[str, Any]) -> str:
+    names = ", ".join(sorted(flavours))
+    return (
+        f"{path} has only the flavors {names}; Lagar serves an MLflow folder through its native flavour "
+        f"({', '.join(_NATIVE)}). For a python_function model, log the estimator itself with its own flavour "
+        '(mlflow.sklearn.log_model, …), or wrap the code in a class (lagar.toml: class = "module:Class")'
+    )
+
+
+def _inputs(path: Path, signature: object) -> list[dict[str, Any]]:
+    if not isinstance(signature, dict) or not signature.get("inputs"):
+        return []
+    try:
+        inputs = json.loads(signature["inputs"])
+    except (TypeError, ValueError):
+        raise LoadFailed(f"{path}: signature.inputs is not JSON; log the model again with mlflow") from None
+    return [spec for spec in inputs if isinstance(spec, dict)] if isinstance(inputs, list) else []
+
+
+def _example(folder: Path, info: object) -> Path | None:
+    if not isinstance(info, dict) or info.get("type") not in {"dataframe", "ndarray"}:
+        return None
+    path = folder / str(info.get("artifact_path", ""))
+    return path if path.is_file() and path.suffix == ".json" else None
+
+
+def _libraries(facts: dict[str, Any]) -> dict[str, str]:
+    keys = {"sklearn_version": "scikit-learn", "xgb_version": "xgboost", "lgb_version": "lightgbm"}
+    keys |= {"catboost_version": "catboost", "onnx_version": "onnx"}
+    return {library: str(facts[key]) for key, library in keys.items() if facts.get(key)}
