@@ -6,6 +6,7 @@ Each message is one tagged JSON object behind a 4-byte big-endian length. The su
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
@@ -123,6 +124,13 @@ class Channel:
             return
         data = _encoder.encode(message)
         self._writer.write(len(data).to_bytes(4, "big") + data)
+
+    async def flush(self) -> None:
+        """Until everything that was sent is with the kernel; a peer that has died is no error."""
+        transport = self._writer.transport
+        transport.set_write_buffer_limits(high=0)
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
 
     async def receive(self) -> Message | None:
         """The next message; None when the other end is gone."""

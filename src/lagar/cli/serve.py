@@ -1,0 +1,121 @@
+"""`lagar serve`: model files in, an HTTP service out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lagar import settings
+from lagar.errors import SetupError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def serve(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH...",
+            help="Model files, folders with a lagar.toml, MLflow folders, or folders of them: NAME/VERSION/ inside "
+            "gives versions, and the greatest answers.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model, when one is served.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on [127.0.0.1]; any other one needs API keys or --no-auth."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on [8080]; 0 takes any free one, the ready line says which.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer predictions [0: one per core that the cgroup grants].")
+    ] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Prefix under which a proxy publishes this server, such as /mlapi.")
+    ] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="PEM file with the certificate chain: serve HTTPS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="PEM file with the certificate's private key.")] = None,
+    debug: Annotated[
+        bool | None,
+        typer.Option("--debug", help="Reload when a model or its code changes, and log full tracebacks."),
+    ] = None,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(help="A .py file or a folder with classes and functions that the model needs; may be repeated."),
+    ] = None,
+    example: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV, Parquet or JSON file of rows: names, types, ranges and an example are taken from it."
+        ),
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Open pickles that name code outside the allow-list: it can do anything you can."),
+    ] = False,
+    no_auth: Annotated[
+        bool | None, typer.Option("--no-auth", help="Ask for no API keys, whatever the address.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+    trusted_proxies: Annotated[
+        list[str] | None,
+        typer.Option(help="Address or network whose X-Forwarded-* headers are believed; may be repeated."),
+    ] = None,
+    fast_lane: Annotated[
+        bool | None,
+        typer.Option("--fast-lane/--no-fast-lane", help="Answer plain predictions without the web framework [on]."),
+    ] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Largest request body [64 MiB].")] = None,
+    max_header_bytes: Annotated[int | None, typer.Option(help="Largest request line and headers [32 KiB].")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Most rows in one request [100000].")] = None,
+    queue_rows: Annotated[
+        int | None, typer.Option(help="Most rows that wait per model, over all workers [200000].")
+    ] = None,
+    max_connections: Annotated[int | None, typer.Option(help="Most open connections per worker [10000].")] = None,
+    request_timeout_s: Annotated[
+        float | None, typer.Option(help="Deadline of a prediction; a caller may ask for less [30].")
+    ] = None,
+    header_timeout_s: Annotated[float | None, typer.Option(help="Time for a request's headers to arrive [10].")] = None,
+    body_timeout_s: Annotated[float | None, typer.Option(help="Time for a request's body to arrive [30].")] = None,
+    write_timeout_s: Annotated[float | None, typer.Option(help="Time for a client to take its answer [30].")] = None,
+    keep_alive_timeout_s: Annotated[float | None, typer.Option(help="Time an idle connection is kept [75].")] = None,
+    drain_timeout_s: Annotated[
+        float | None, typer.Option(help="After SIGTERM or Ctrl-C, time to answer what was accepted [30].")
+    ] = None,
+) -> int:
+    """Serve model files over HTTP: predictions, forms, documentation and metrics on one port.
+
+    \b
+    lagar serve model.joblib
+    lagar serve churn.bin --name churn --example customers.csv
+    lagar serve models/ --host 0.0.0.0 --workers 4
+
+    The model's name is --name, or the name in lagar.toml, or that of the file. Every setting can also be a LAGAR_*
+    variable or a line of server.toml in $LAGAR_HOME; `lagar config` shows them.
+
+    SIGTERM or Ctrl-C stops accepting connections, answers every request that was accepted, and exits 0; a second one
+    stops at once.
+    """
+    given = dict(locals())
+    asked_names = ("paths", "name", "code", "example", "trust")
+    if not paths:
+        raise SetupError("nothing to serve: name a model file or a folder, for example `lagar serve model.joblib`")
+    loaded = settings.load({flag: _listed(value) for flag, value in given.items() if flag not in asked_names})
+
+    from lagar.server import main
+
+    asked = main.Asked(tuple(paths), name, tuple(code or ()), example, trust)
+    return main.serve(loaded, asked)
+
+
+def _listed(value: Any) -> Any:
+    """A repeatable flag's values, each of which may be a comma-separated list; none given is None."""
+    if isinstance(value, (list, tuple)):
+        return [part.strip() for item in value for part in item.split(",") if part.strip()] or None
+    return value

@@ -1,0 +1,150 @@
+"""The control process: the catalog and the web pages, on a Unix socket behind the workers.
+
+`lagar serve` starts it as `python -m lagar.control.main`. What it needs it is told on its channel; it tells the
+supervisor when it is ready, and the keys whenever they change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from lagar import settings
+from lagar.control.app import create_app
+from lagar.control.state import ControlState
+from lagar.errors import LagarError, SetupError
+from lagar.logs import Log, capture_standard_logging, open_log
+from lagar.registry.catalog import Catalog, open_catalog
+from lagar.registry.keys import list_keys
+from lagar.server.auth import key_rows
+from lagar.server.channel import (
+    Channel,
+    ControlBoot,
+    ControlReady,
+    Drain,
+    Failed,
+    KeyRow,
+    Keys,
+    Models,
+    ServerState,
+)
+from lagar.server.process import begin_child
+
+KEYS_INTERVAL_S = 1.0
+"""A key that is created or revoked counts in every worker after this time."""
+GRACE_S = 3
+
+
+def main() -> None:
+    channel, listener = begin_child()
+    sys.exit(asyncio.run(serve_control(channel, listener)))
+
+
+async def serve_control(channel_socket: socket.socket, listener: socket.socket) -> int:
+    """Serve until the supervisor says Drain or is gone; the exit code."""
+    channel = await Channel.open(channel_socket)
+    boot = await channel.receive()
+    if not isinstance(boot, ControlBoot):
+        return 0  # the supervisor ended before it said anything
+    server = boot.settings
+    log = open_log(server.log_format, server.log_level, no_colour=settings.no_colour(), process="control")
+    capture_standard_logging(log)
+    try:
+        catalog = open_catalog(Path(boot.home))
+    except SetupError as error:
+        channel.send(Failed(error.code, error.message))
+        await channel.flush()
+        return 1
+    with catalog:
+        rows = key_rows(list_keys(catalog))
+        state = ControlState(
+            settings=server, metrics_dir=Path(boot.metrics_dir), port=boot.port, catalog=catalog, has_keys=bool(rows)
+        )
+        channel.send(Keys(rows))
+        await _serve(channel, listener, state, catalog, rows, log)
+    await channel.flush()
+    return 0
+
+
+async def _serve(
+    channel: Channel, listener: socket.socket, state: ControlState, catalog: Catalog, rows: tuple[KeyRow, ...], log: Log
+) -> None:
+    web = ControlServer(create_app(state))
+    polling = asyncio.create_task(_tell_keys(channel, state, catalog, rows, log))
+    serving = asyncio.create_task(web.serve(sockets=[listener]))
+    listening = asyncio.create_task(_listen(channel, state, web))
+    await asyncio.wait({serving, asyncio.create_task(web.ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    channel.send(ControlReady())
+    try:
+        await serving
+    finally:
+        listening.cancel()
+        polling.cancel()
+
+
+async def _listen(channel: Channel, state: ControlState, web: ControlServer) -> None:
+    async for message in channel.messages():
+        match message:
+            case ServerState():
+                state.server = message
+            case Models():
+                state.models = message.models
+            case Drain():
+                break
+    web.should_exit = True  # told to, or the supervisor is gone
+
+
+async def _tell_keys(
+    channel: Channel, state: ControlState, catalog: Catalog, told: tuple[KeyRow, ...], log: Log
+) -> None:
+    """Look each second whether the catalog has changed, and tell the supervisor the keys when they have."""
+    while True:
+        await asyncio.sleep(KEYS_INTERVAL_S)
+        try:
+            if not catalog.changed():
+                continue
+            rows = key_rows(await asyncio.to_thread(list_keys, catalog))
+        except LagarError as error:
+            log.error("the keys cannot be read; those known before stay valid", error=error.message)
+            continue
+        if rows != told:
+            told = rows
+            state.has_keys = bool(rows)
+            channel.send(Keys(rows))
+
+
+class ControlServer(uvicorn.Server):
+    """Uvicorn that leaves signals to the supervisor and says when it accepts connections."""
+
+    def __init__(self, app: object) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]  # a FastAPI app is an ASGI 3 app
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+if __name__ == "__main__":
+    main()

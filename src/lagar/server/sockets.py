@@ -1,0 +1,171 @@
+"""The listening sockets of a server: one SO_REUSEPORT socket per worker on one port, owned by the supervisor.
+
+The kernel spreads connections over the sockets of a port by a hash of the addresses; one socket shared by all workers
+does not spread at all (all 32 connections of a test went to one of two workers in half the runs). Since the supervisor
+keeps them open, connections that arrive while a worker is away wait for its successor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from lagar.errors import AddressError
+
+BACKLOG = 4096
+"""Connections that may wait per worker; the kernel cuts it to net.core.somaxconn."""
+
+_SO_ATTACH_FILTER = 26
+_REFUSE_SYN = (  # classic BPF over the TCP header: drop SYN without ACK, let everything else through
+    (0x30, 0, 0, 13),  # load the flags byte
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # pass
+)
+_TCP_INFO_UNACKED = 24
+"""Offset of tcpi_unacked: for a listening socket the number of connections that wait to be accepted."""
+
+
+class Listeners:
+    """One listening TCP socket per worker, all on one port."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self.sockets = sockets
+        self.port: int = sockets[0].getsockname()[1]
+
+    def refuse_new(self) -> None:
+        """Take no further connections while those that are established or waiting go on.
+
+        A SYN that is dropped is sent again by its client after a second, and is refused then, or answered by the next
+        server on this port. Where the kernel has no socket filters, connections keep arriving until `close`.
+        """
+        for sock in self.sockets:
+            refuse_connections(sock)
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def open_listeners(host: str, port: int, count: int) -> Listeners:
+    """`count` listening sockets on host and port (0: any free one).
+
+    Raises AddressError when the host is not one of this machine, the port is taken, also by another Lagar of this
+    user, or needs privileges.
+    """
+    if not 0 <= port <= 65535:
+        raise AddressError(f"port must be from 0 to 65535, got {port}; 0 takes any free one")
+    family, address = _resolve(host, port)
+    sockets: list[socket.socket] = []
+    try:
+        with _claim(family, address) as claim:
+            # "127.0.0.1", 8080 and for IPv6 two numbers more
+            bound = (address[0], claim.getsockname()[1], *address[2:])
+            claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            for _ in range(count):
+                sock = _tcp_socket(family)
+                sockets.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind(bound)
+                sock.listen(BACKLOG)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise _address_error(error, host, port) from None
+    return Listeners(sockets)
+
+
+def open_unix_listener(path: Path) -> socket.socket:
+    """A listening Unix socket that only this user may connect to."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(mask)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise AddressError(f"cannot open the socket {path}: {error.strerror or error}") from None
+    return sock
+
+
+def waiting_connections(sock: socket.socket) -> int:
+    """Connections of a listening TCP socket that are established and not yet accepted."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED + 4)
+    return int(struct.unpack_from("=I", info, _TCP_INFO_UNACKED)[0])
+
+
+def refuse_connections(sock: socket.socket) -> bool:
+    """Drop the SYN packets of new connections; False where the kernel cannot."""
+    program = b"".join(struct.pack("=HBBI", *step) for step in _REFUSE_SYN)
+    memory = ctypes.create_string_buffer(program, len(program))
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_REFUSE_SYN), ctypes.addressof(memory))
+        )
+    except OSError:
+        return False
+    return True
+
+
+def _claim(family: int, address: Any) -> socket.socket:
+    """Hold the port alone for the moment in which the real sockets are made.
+
+    SO_REUSEPORT alone would let two servers of one user share a port in silence. This socket listens without it, which
+    fails while anything else listens there, and of two servers that start at once the second to listen fails. It
+    refuses connections, so none is lost when it closes.
+    """
+    sock = _tcp_socket(family)
+    try:
+        sock.bind(address)
+        refuse_connections(sock)
+        sock.listen(1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _tcp_socket(family: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not hold the port
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" means every address, IPv4 too
+    return sock
+
+
+def _resolve(host: str, port: int) -> tuple[int, Any]:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        found = socket.getaddrinfo(bare or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AddressError(
+            f"host {host!r} cannot be looked up ({reason}); give --host an address of this machine such as 127.0.0.1, "
+            "or 0.0.0.0 for all of them"
+        ) from None
+    # "localhost" is both ::1 and 127.0.0.1; what people type is the second
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return family, address
+
+
+def _address_error(error: OSError, host: str, port: int) -> AddressError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressError(f"port {port} on {host} is in use; choose another with --port, or 0 for any free one")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return AddressError(
+            f"host {host} is not an address of this machine; give --host 127.0.0.1, or 0.0.0.0 for all its addresses"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AddressError(
+            f"port {port} on {host} may not be opened by this user; choose one from 1024 on with --port"
+        )
+    return AddressError(f"cannot listen on {host} port {port}: {error.strerror or error}")

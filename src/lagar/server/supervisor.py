@@ -1,0 +1,441 @@
+"""The supervisor: keeps every place of the server filled, tells the truth about readiness, drains on request.
+
+A `Post` is a place that one child process fills: one per worker, one for control. The process may die; its post keeps
+the listening socket, so what is waiting there is answered by the successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lagar.errors import LoadFailed, SetupError
+from lagar.logs import Log
+from lagar.registry.model import ModelInfo, ModelSource
+from lagar.server.channel import (
+    ControlBoot,
+    ControlReady,
+    Drain,
+    Failed,
+    KeyRow,
+    Keys,
+    Loaded,
+    Message,
+    Models,
+    ServerState,
+    WorkerBoot,
+)
+from lagar.server.process import Child, Phase, advance, start_child
+from lagar.server.sockets import Listeners, waiting_connections
+from lagar.server.watch import Watch
+from lagar.settings import ServerSettings
+
+STEADY_S = 10.0
+"""A child that served this long and then died is restarted without delay."""
+MAX_RESTART_DELAY_S = 30.0
+WATCH_INTERVAL_S = 1.0
+CONTROL_DRAIN_S = 5.0
+ACCEPT_QUEUE_S = 2.0
+"""At most this long the workers are given to accept the connections that were waiting when the drain began."""
+
+WORKER = "lagar.server.worker"
+CONTROL = "lagar.control.main"
+
+
+class Served(msgspec.Struct, frozen=True):
+    """The models to serve, and where on disk to look for changes of them."""
+
+    sources: tuple[ModelSource, ...]
+    live: dict[str, str]
+    watched: tuple[Path, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """One line per file of a folder that looks like a model and is not served."""
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """Where the processes of this server meet on disk."""
+
+    home: Path
+    control_socket: Path
+    metrics: Path
+
+
+class Post:
+    """One place in the server that a child process fills."""
+
+    def __init__(self, name: str, module: str, listener: socket.socket, slot: int | None = None) -> None:
+        self.name = name
+        self.module = module
+        self.listener = listener
+        self.slot = slot
+        """0…N-1 for a worker, None for control."""
+        self.active: Child | None = None
+        self.deaths = 0
+
+    @property
+    def serving(self) -> bool:
+        return self.active is not None and self.active.phase is Phase.SERVING
+
+
+def restart_delay_s(deaths: int) -> float:
+    """How long to wait before the restart after so many deaths in a row: 0 s, 0.25 s, 0.5 s, … 30 s."""
+    return 0.0 if deaths <= 1 else min(0.25 * 2 ** min(deaths - 2, 20), MAX_RESTART_DELAY_S)
+
+
+class Supervisor:
+    """Runs one server from its start to its end."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        served: Served,
+        folders: Folders,
+        listeners: Listeners,
+        control_listener: socket.socket,
+        keys: tuple[KeyRow, ...],
+        threads: int,
+        environment: Mapping[str, str],
+        log: Log,
+        announce: Callable[[tuple[ModelInfo, ...]], None],
+        find_served: Callable[[], Served],
+    ) -> None:
+        self._settings = settings
+        self._served = served
+        self._folders = folders
+        self._listeners = listeners
+        self._keys = keys
+        self._threads = threads
+        self._environment = environment
+        self._log = log
+        self._announce = announce
+        self._find_served = find_served
+        self._workers = [Post(f"worker {i}", WORKER, sock, i) for i, sock in enumerate(listeners.sockets)]
+        self._control = Post("control", CONTROL, control_listener)
+        self._phase = Phase.STARTING
+        self._children: dict[Child, Post] = {}
+        """Every process that has not been reaped, retired ones too."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._models: tuple[ModelInfo, ...] = ()
+        self._generation = 0
+        """Grows when --debug sees changed files."""
+        self._models_generation = -1
+        self._state = ServerState(ready=False, reason="starting", workers=len(self._workers))
+
+    async def run(self) -> int:
+        """Serve until a signal ends it; returns the exit code.
+
+        0 after a drain that answered everything, 1 when the drain ran out of time, 128 + the signal's number when a
+        second signal cut it short. Raises SetupError when the server cannot start.
+        """
+        self._end: asyncio.Future[int | SetupError] = asyncio.get_running_loop().create_future()
+        for line in self._served.skipped:
+            self._log.warning(line)
+        with _signals(self._stop):
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for post in (*self._workers, self._control):
+                    self._run(self._keep(post))
+                if self._settings.debug:
+                    self._run(self._reload_on_change())
+                try:
+                    outcome = await self._end
+                finally:
+                    self._phase = advance(self._phase, Phase.ENDED)
+                    for child in self._children:
+                        child.kill()  # the group waits until each is reaped
+                    for task in self._tasks:
+                        task.cancel()
+        if isinstance(outcome, SetupError):
+            raise outcome
+        return outcome
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that is cancelled when the server ends."""
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # One post
+
+    async def _keep(self, post: Post) -> None:
+        """Keep a post filled; what ends while the server starts ends the server."""
+        while self._phase in (Phase.STARTING, Phase.SERVING):
+            if post.active is None or not post.active.alive:
+                post.active = await self._start(post)
+            child = post.active
+            await asyncio.wait({child.exited})
+            if self._phase not in (Phase.STARTING, Phase.SERVING):
+                return
+            if post.active is not child:
+                continue  # a reload put another one here
+            await self._mourn(post, child)
+
+    async def _mourn(self, post: Post, child: Child) -> None:
+        """Say why a child ended, and wait as long as its successor has to."""
+        since = child.serving_since
+        steady = since is not None and time.monotonic() - since >= STEADY_S
+        post.deaths = 1 if steady else post.deaths + 1
+        self._publish()
+        if self._phase is Phase.STARTING and since is None:
+            self._give_up(post, child)
+            return
+        why = child.failure.message if child.failure else f"it {child.describe_end()}"
+        delay = restart_delay_s(post.deaths)
+        self._log.error(f"{post.name} is restarted: {why}", pid=child.pid, delay_s=delay or None)
+        await asyncio.sleep(delay)
+
+    def _give_up(self, post: Post, child: Child) -> None:
+        if not self._end.done():
+            words = child.failure.message if child.failure else None
+            self._end.set_result(LoadFailed(words or f"{post.name} {child.describe_end()} while it was starting"))
+
+    async def _start(self, post: Post) -> Child:
+        """Start a child for a post, send it what it needs, and listen to it until its end."""
+        child = await start_child(post.name, post.module, post.listener, self._environment)
+        child.generation = self._generation
+        child.metrics_slot = post.slot
+        if post.slot is not None and post.active is not None and post.active.alive:
+            spare = post.slot + len(self._workers)
+            child.metrics_slot = spare if post.active.metrics_slot == post.slot else post.slot
+        self._children[child] = post
+        child.channel.send(self._boot(child))
+        child.channel.send(self._state)
+        if post is self._control and self._models:
+            child.channel.send(Models(self._models))
+        self._group.create_task(self._attend(post, child))
+        return child
+
+    def _boot(self, child: Child) -> Message:
+        count, port = len(self._workers), self._listeners.port
+        control_socket, metrics = str(self._folders.control_socket), str(self._folders.metrics)
+        if child.metrics_slot is None:
+            return ControlBoot(self._settings, control_socket, metrics, str(self._folders.home), count, port)
+        return WorkerBoot(
+            slot=child.metrics_slot,
+            workers=count,
+            threads=self._threads,
+            settings=self._settings,
+            sources=self._served.sources,
+            live=self._served.live,
+            control_socket=control_socket,
+            metrics_dir=metrics,
+            keys=self._keys,
+            port=port,
+        )
+
+    async def _attend(self, post: Post, child: Child) -> None:
+        """Act on what a child says until it is gone."""
+        listening = asyncio.ensure_future(self._listen(post, child))
+        try:
+            await _first_of(listening, child.exited)
+            if not child.alive:
+                # its last words may still be in the socket; a process that it started may hold the socket open
+                await asyncio.wait({listening}, timeout=1.0)
+            elif child.phase is not Phase.DRAINING:
+                # it closed its channel and lives: nothing can be asked of it any more
+                await asyncio.wait({child.exited}, timeout=5.0)
+                child.kill()
+            await asyncio.wait({child.exited})
+        finally:
+            listening.cancel()
+            child.channel.close()
+            del self._children[child]
+
+    async def _listen(self, post: Post, child: Child) -> None:
+        async for message in child.channel.messages():
+            match message:
+                case Loaded() if child.phase is Phase.STARTING:
+                    self._child_serves(child)
+                    self._take_models(child, message.models)
+                case ControlReady() if child.phase is Phase.STARTING:
+                    self._child_serves(child)
+                case Failed():
+                    child.failure = message
+                case Keys():
+                    self._keys = message.keys
+                    for worker in self._worker_children():
+                        worker.channel.send(message)
+                case _:
+                    self._log.warning(f"{post.name} sent an unexpected {type(message).__name__}")
+
+    def _child_serves(self, child: Child) -> None:
+        child.serves()
+        self._log.debug(f"{child.name} is ready", pid=child.pid)
+        self._publish()
+
+    def _take_models(self, child: Child, models: tuple[ModelInfo, ...]) -> None:
+        if child.generation <= self._models_generation:
+            return
+        self._models_generation, self._models = child.generation, models
+        if self._control.active is not None:
+            self._control.active.channel.send(Models(models))
+        self._publish()
+
+    # The whole server
+
+    def _publish(self) -> None:
+        """Tell every process whether the server is ready, when that has changed; the first time, announce it."""
+        state = self._truth()
+        if state != self._state:
+            self._state = state
+            self._broadcast(state)
+        if state.ready and self._phase is Phase.STARTING:
+            self._phase = advance(self._phase, Phase.SERVING)
+            self._announce(self._models)
+
+    def _truth(self) -> ServerState:
+        serving, count = sum(post.serving for post in self._workers), len(self._workers)
+        away = [post.name for post in (*self._workers, self._control) if not post.serving]
+        if self._phase in (Phase.DRAINING, Phase.ENDED):
+            return ServerState(False, "the server is draining", serving, count)
+        if not away and self._models:
+            return ServerState(True, "", serving, count)
+        if self._phase is Phase.STARTING:
+            return ServerState(
+                False, f"starting: {serving} of {count} workers have loaded their models", serving, count
+            )
+        return ServerState(
+            False, f"{' and '.join(away)} {'is' if len(away) == 1 else 'are'} restarting", serving, count
+        )
+
+    def _broadcast(self, message: Message) -> None:
+        for child in self._children:
+            child.channel.send(message)
+
+    def _stop(self, number: int) -> None:
+        """What a signal does: the first drains, the second ends everything at once."""
+        if self._phase in (Phase.STARTING, Phase.SERVING):
+            self._log.info(f"{signal.Signals(number).name}: draining; again to stop at once")
+            self._phase = advance(self._phase, Phase.DRAINING)
+            self._run(self._drain())
+        elif not self._end.done():
+            self._log.warning(f"{signal.Signals(number).name}: stopping at once")
+            self._end.set_result(128 + number)
+
+    async def _drain(self) -> None:
+        """Every connection that was accepted or waits is answered; then the workers end, then control."""
+        deadline = time.monotonic() + self._settings.drain_timeout_s
+        self._listeners.refuse_new()
+        self._publish()
+        for child in self._worker_children():
+            if child.phase is Phase.STARTING:
+                child.kill()  # it has accepted nothing, and cannot listen to us while it loads
+        await self._accept_queues_are_empty()
+        self._listeners.close()
+        workers = self._worker_children()
+        for child in workers:
+            _drain_child(child)
+        late = await _ended(workers, deadline - time.monotonic())
+        if late:
+            self._log.error(
+                f"{len(late)} of {len(workers)} workers had unanswered requests after drain_timeout_s = "
+                f"{self._settings.drain_timeout_s:g}; they are stopped"
+            )
+        for child in late:
+            child.kill()
+        rest = [child for child in self._children if child not in workers]
+        for child in rest:
+            _drain_child(child)
+        await _ended(rest, CONTROL_DRAIN_S)
+        if not self._end.done():
+            self._end.set_result(1 if late else 0)
+
+    async def _accept_queues_are_empty(self) -> None:
+        """Until the workers have accepted all that was established: their sockets may close then without a loss."""
+        serving = [post.listener for post in self._workers if post.serving]
+        deadline = time.monotonic() + ACCEPT_QUEUE_S
+        empty_looks = 0
+        while empty_looks < 2 and time.monotonic() < deadline:  # twice: the end of a handshake may be on its way
+            await asyncio.sleep(0.01)
+            waiting = sum(map(waiting_connections, serving))
+            empty_looks = 0 if waiting else empty_looks + 1
+
+    def _worker_children(self) -> list[Child]:
+        return [child for child, post in self._children.items() if post is not self._control]
+
+    # Reload
+
+    async def _reload_on_change(self) -> None:
+        watch = Watch(self._served.watched)
+        while self._phase in (Phase.STARTING, Phase.SERVING):
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            if not await asyncio.to_thread(watch.settled_change) or self._phase is not Phase.SERVING:
+                continue
+            try:
+                served = await asyncio.to_thread(self._find_served)
+            except SetupError as error:
+                self._log.error(f"files changed; the old models go on, because {error.message}")
+                continue
+            await self._reload(served)
+            if served.watched != self._served.watched:
+                watch = Watch(self._served.watched)
+
+    async def _reload(self, served: Served) -> None:
+        """Replace the workers one by one; when a new one fails, those not yet replaced go on."""
+        before, self._served = self._served, served
+        self._generation += 1
+        for post in self._workers:
+            fresh = await self._start(post)
+            await asyncio.wait({fresh.settled})
+            if self._phase is not Phase.SERVING:
+                return
+            if not fresh.settled.result():
+                why = fresh.failure.message if fresh.failure else f"the new {post.name} {fresh.describe_end()}"
+                self._log.error(f"files changed; the old models go on, because {why}")
+                self._served = before
+                return
+            old, post.active = post.active, fresh
+            post.deaths = 0
+            self._publish()
+            if old is not None and old.alive:
+                await self._retire(old)
+        self._log.info("reloaded", models=" ".join(f"{model.name}@{model.version}" for model in self._models))
+
+    async def _retire(self, child: Child) -> None:
+        if child.phase is Phase.STARTING:
+            child.kill()
+        else:
+            _drain_child(child)
+        for late in await _ended([child], self._settings.drain_timeout_s):
+            late.kill()
+
+
+def _drain_child(child: Child) -> None:
+    if child.phase in (Phase.STARTING, Phase.SERVING):
+        child.drains()
+    child.channel.send(Drain())
+
+
+async def _first_of(*awaited: asyncio.Future[Any]) -> None:
+    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _ended(children: Sequence[Child], timeout_s: float) -> list[Child]:
+    """Wait for the end of processes; those that still live after the time-out."""
+    exits = [child.exited for child in children]
+    if exits:
+        await asyncio.wait(exits, timeout=max(timeout_s, 0))
+    return [child for child in children if child.alive]
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `stop`; SIGHUP, which a closed terminal sends, is ignored."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, hangup)
