@@ -36,6 +36,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks whose X-Forwarded-* headers are believed."""
+    default_model: str = ""
+    """The model that answers `POST /predict` when several are served; "" for the only one."""
     fast_lane: bool = True
     """False: every request takes the ASGI lane."""
     max_body_bytes: int = 64 * 1024 * 1024

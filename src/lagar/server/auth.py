@@ -214,7 +214,11 @@ class Gate:
             return
         scope = scope_for(method, path)
         if scope is not None:
-            self._keys.check(presented_key(headers), scope)
+            self.check_scope(scope, headers)
+
+    def check_scope(self, scope: Scope, headers: Headers) -> None:
+        """The same for a route whose scope is known."""
+        self._keys.check(presented_key(headers), scope)
 
 
 def challenges(path: str, accept: str = "") -> tuple[bytes, ...]:

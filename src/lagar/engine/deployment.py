@@ -1,0 +1,142 @@
+"""One loaded version and what it needs to answer: its queue, its cost, its thread, its counters."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lagar.engine.cost import Cost
+from lagar.metrics import Registry
+from lagar.registry.model import LoadedModel, ModelInfo
+from lagar.registry.signature import Signature
+from lagar.types import Handlers, Outputs, Predictor, Rows
+
+if TYPE_CHECKING:
+    from lagar.engine.batcher import Call
+
+# A sleep, a lock or a socket in the user's own code must never hold the event loop, however quick it was so far.
+_ALWAYS_THREADED = frozenset({"custom"})
+
+
+class Deployment:
+    """A version that answers; owned by one event loop."""
+
+    def __init__(self, model: LoadedModel, metrics: Registry, *, max_queue_rows: int) -> None:
+        source = model.source
+        self.name = source.name
+        self.version = source.version
+        self.kind = source.kind
+        self.model = model
+        self.signature: Signature = model.signature
+        self.handlers: Handlers | None = model.handlers
+        self.predictor: Predictor = model.predictor
+        self.native_outputs = model.signature.native_outputs
+        self.threaded = source.kind in _ALWAYS_THREADED or model.handlers is not None
+        self.cost = Cost()
+        self.max_queue_rows = max_queue_rows
+        self.waiting: deque[Call] = deque()
+        self.waiting_rows = 0
+        self.running: list[Call] = []
+        self.running_since = 0.0
+        self.thread = ModelThread(f"model {source.name}@{source.version}")
+        labels = (self.name, self.version)
+        self.request_seconds = metrics.histogram("lagar_request_seconds", *labels)
+        self.queue_seconds = metrics.histogram("lagar_queue_seconds", *labels)
+        self.compute_seconds = metrics.histogram("lagar_compute_seconds", *labels)
+        self.batch_rows = metrics.histogram("lagar_batch_rows", *labels)
+        self.rows = metrics.counter("lagar_rows", *labels)
+        self.batches = metrics.counter("lagar_batches", *labels)
+        self.queue_gauge = metrics.counter("lagar_queue_rows", *labels)
+        self._metrics = metrics
+        self._answered: dict[tuple[str, int], Callable[[int], None]] = {}
+        self._rejected: dict[str, Callable[[int], None]] = {}
+
+    def info(self, *, live: bool, loaded_at: str) -> ModelInfo:
+        """The facts other processes get."""
+        model = self.model
+        return ModelInfo(
+            name=self.name,
+            version=self.version,
+            kind=self.kind,
+            signature=self.signature,
+            live=live,
+            libraries=model.libraries,
+            warnings=tuple(model.warnings),
+            has_preprocess=self.handlers is not None and self.handlers.has_preprocess,
+            has_postprocess=self.handlers is not None and self.handlers.has_postprocess,
+            sha256=model.source.sha256,
+            loaded_at=loaded_at,
+        )
+
+    def warm_up(self, example: Rows) -> None:
+        """Call the model with its example, once cold and then in two sizes, and learn what a call costs."""
+        outputs = self.native_outputs
+        self.predictor.predict(example.slice(0, 1), outputs)
+        block = Rows.join([example.slice(0, 1)] * 32)
+        for rows in (example.slice(0, 1), block) * 3:
+            started = time.perf_counter()
+            self.predictor.predict(rows, outputs)
+            self.cost.learn(rows.n, time.perf_counter() - started)
+
+    def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+        """Call the model and learn from how long it took."""
+        started = time.perf_counter()
+        result = self.predictor.predict(rows, outputs)
+        taken = time.perf_counter() - started
+        self.cost.learn(rows.n, taken)
+        self.compute_seconds.observe(taken)
+        self.batch_rows.observe(rows.n)
+        self.batches.add()
+        self.rows.add(rows.n)
+        return result
+
+    def count_answer(self, protocol: str, status: int) -> None:
+        """Count one answered request."""
+        key = (protocol, status)
+        add = self._answered.get(key)
+        if add is None:
+            counter = self._metrics.counter("lagar_requests", self.name, self.version, protocol, str(status))
+            add = self._answered[key] = counter.add
+        add(1)
+
+    def count_rejection(self, reason: str) -> None:
+        """Count one request that never reached the model."""
+        add = self._rejected.get(reason)
+        if add is None:
+            counter = self._metrics.counter("lagar_rejected", self.name, self.version, reason)
+            add = self._rejected[reason] = counter.add
+        add(1)
+
+    def close(self) -> None:
+        self.thread.stop()
+        self.predictor.close()
+
+
+class ModelThread:
+    """The one thread in which a version's slow calls run, started on first need.
+
+    A daemon: a model that never returns must not keep the process from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run job after the ones before it; it must catch its own exceptions."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()

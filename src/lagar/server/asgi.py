@@ -1,0 +1,317 @@
+"""The ASGI lane: every request that is not hot. Predictions and health are answered here, the rest by control."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from lagar.engine.batcher import Batcher, Call
+from lagar.engine.deployment import Deployment
+from lagar.engine.service import Router
+from lagar.errors import InvalidInput, MethodNotAllowed, ModelFailed, NotFound, RequestError, Unauthorized
+from lagar.protocols import native, v2
+from lagar.registry.model import ModelInfo
+from lagar.server.auth import Gate, challenges, plain_path
+from lagar.server.channel import ServerState
+from lagar.server.exchange import Receive, Scope, Send
+from lagar.server.lane import Endpoint, Headers, error_answer
+from lagar.server.proxy import ControlProxy, read_body
+
+OFF_LOOP_BODY_BYTES = 32 * 1024
+"""Bodies that are not JSON are parsed in a thread from this size on, JSON from eight times as much."""
+OFF_LOOP_ROWS = 8192
+"""Answers of more rows are encoded in a thread."""
+
+log = logging.getLogger("lagar.asgi")
+
+
+class Served:
+    """What a worker serves: its versions, with their endpoints by protocol."""
+
+    def __init__(self, router: Router, endpoints: Mapping[tuple[str, str], Mapping[str, Endpoint]]) -> None:
+        self.router = router
+        self._endpoints = endpoints
+
+    def endpoint(self, deployment: Deployment, protocol: str) -> Endpoint:
+        return self._endpoints[deployment.name, deployment.version][protocol]
+
+
+class App:
+    """The ASGI application of a worker."""
+
+    def __init__(
+        self,
+        served: Served,
+        batcher: Batcher,
+        gate: Gate,
+        proxy: ControlProxy,
+        infos: Callable[[], tuple[ModelInfo, ...]],
+        *,
+        root_path: str,
+        server_version: str,
+    ) -> None:
+        self._served = served
+        self._router = served.router
+        self._batcher = batcher
+        self._gate = gate
+        self._proxy = proxy
+        self._infos = infos
+        self._root = root_path
+        self._version = server_version
+        self.state = ServerState(ready=False, reason="starting")
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"an ASGI scope of type {scope['type']} is not served")
+        state = scope.setdefault("state", {})
+        request_id: str = state.setdefault("request_id", f"asgi-{time.monotonic_ns():x}")
+        path = strip_root(scope["path"], self._root)
+        try:
+            await self._route(scope, receive, send, path, request_id)
+        except RequestError as error:
+            await send_answer(send, *self.refuse(error, path, request_id, accept=_header(scope, b"accept")))
+        except Exception:
+            log.exception("a request failed", extra={"request_id": request_id})
+            failure = ModelFailed("the server failed on this request; its log has the reason")
+            await send_answer(send, *self.refuse(failure, path, request_id))
+
+    def refuse(
+        self, error: RequestError, path: str, request_id: str, *, accept: str | None = None
+    ) -> tuple[int, Headers, bytes]:
+        """An error in the shape of the protocol that the path belongs to."""
+        shape = v2.ERRORS if path == "/v2" or path.startswith("/v2/") else native.ERRORS
+        status, headers, body = error_answer(shape, error, request_id)
+        if isinstance(error, Unauthorized):
+            headers = [header for header in headers if header[0] != b"www-authenticate"]
+            headers += [(b"www-authenticate", value) for value in challenges(path, accept or "")]
+        return status, headers, body
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send, path: str, request_id: str) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        self._gate.check(scope["method"], path, scope["headers"])
+        clean = plain_path(path)
+        if clean is None:
+            raise NotFound(f"no such path: {path!r:.200}")
+        parts = clean[1:].split("/")
+        if (target := _prediction(parts)) is not None:
+            _allow(method, "POST")
+            protocol, name, version = target
+            deployment = self._router.resolve(name, version) if name else self._router.resolve_default()
+            await self._predict(scope, receive, send, self._served.endpoint(deployment, protocol), request_id)
+        elif (answer := self._look(parts, method, request_id)) is not None:
+            await send_answer(send, *answer)
+        else:
+            await self._proxy.forward(scope, receive, send, path=quote_path(clean))
+
+    # -- predictions
+
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, endpoint: Endpoint, request_id: str) -> None:
+        try:
+            _check_coding(scope)
+            content_type = _header(scope, b"content-type")
+            body = await read_body(receive)
+            if body is None:
+                return
+            received = time.perf_counter()
+            timeout = _header(scope, b"timeout")
+            accept = _header(scope, b"accept")
+
+            def decode() -> Any:
+                return endpoint.decode(body, request_id, content_type=content_type, accept=accept, timeout=timeout)
+
+            plain = content_type is None or "json" in content_type
+            off_loop = len(body) > OFF_LOOP_BODY_BYTES * (8 if plain else 1) or (not plain and "arrow" in content_type)
+            request = await asyncio.to_thread(decode) if off_loop else decode()
+            waiter = Waiter(asyncio.get_running_loop())
+            call = endpoint.call(request, waiter, received)
+            self._batcher.submit(call)
+            try:
+                await waiter.future
+            finally:
+                if not call.done:
+                    self._batcher.cancel(call)
+            if call.error is not None:
+                raise call.error
+            large = call.n > OFF_LOOP_ROWS
+            body, media = await asyncio.to_thread(endpoint.encode, call) if large else endpoint.encode(call)
+        except RequestError as error:
+            status, headers, body = endpoint.refuse(error, request_id)
+            endpoint.count(error, status)
+            await send_answer(send, status, headers, body)
+            return
+        except Exception as error:
+            log.exception("a prediction failed", extra={"request_id": request_id})
+            status, headers, body = endpoint.refuse(error, request_id)
+            endpoint.count(None, status)
+            await send_answer(send, status, headers, body)
+            return
+        endpoint.deployment.request_seconds.observe(time.perf_counter() - call.received)
+        endpoint.count(None, 200)
+        headers = [(b"content-type", media.encode("ascii")), (b"x-request-id", request_id.encode("ascii"))]
+        await send_answer(send, 200, headers, body)
+
+    # -- everything that is only looked at
+
+    def _look(self, parts: list[str], method: str, request_id: str) -> tuple[int, Headers, bytes] | None:
+        answer = self._health(parts)
+        if answer is None:
+            answer = self._v2_metadata(parts) if parts[0] == "v2" else self._native_metadata(parts)
+        if answer is None:
+            return None
+        _allow(method, "GET")
+        status, body, media = answer
+        return status, [(b"content-type", media), (b"x-request-id", request_id.encode("ascii"))], body
+
+    def _health(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
+        match parts:
+            case ["healthz"] | ["health"]:
+                return _json(200, {"status": "alive"})
+            case ["ping"]:
+                return (200, b"PONG", b"text/plain; charset=utf-8") if self._ready else self._not_ready()
+            case ["readyz"]:
+                return _json(200, {"status": "ready"}) if self._ready else self._not_ready()
+            case ["v2", "health", "live"]:
+                return _json(200, {"live": True})
+            case ["v2", "health", "ready"]:
+                return _json(200, {"ready": True}) if self._ready else _json(503, {"ready": False})
+        return None
+
+    @property
+    def _ready(self) -> bool:
+        return self.state.ready and not self.draining
+
+    def _not_ready(self) -> tuple[int, bytes, bytes]:
+        reason = "the server is shutting down" if self.draining else self.state.reason
+        return _json(503, {"status": "unavailable", "reason": reason})
+
+    def _v2_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
+        match parts:
+            case ["v2"]:
+                return 200, v2.server_metadata(self._version), b"application/json"
+            case ["v2", "models", name, "ready"]:
+                return self._model_ready(name, None)
+            case ["v2", "models", name, "versions", version, "ready"]:
+                return self._model_ready(name, version)
+            case ["v2", "models", name]:
+                return self._v2_model(name, None)
+            case ["v2", "models", name, "versions", version]:
+                return self._v2_model(name, version)
+        return None
+
+    def _model_ready(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
+        deployment = self._router.resolve(name, version)
+        return 200, v2.model_ready(deployment.name), b"application/json"
+
+    def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
+        deployment = self._router.resolve(name, version)
+        versions = [info.version for info in self._infos() if info.name == name]
+        return 200, v2.model_metadata(deployment, deployment.kind, versions), b"application/json"
+
+    def _native_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
+        match parts:
+            case ["models"]:
+                return _json(200, {"models": native.models_list(self._infos())})
+            case ["models", name] | ["models", name, "versions"]:
+                self._router.resolve(name)
+                return _json(200, native.model_card([info for info in self._infos() if info.name == name]))
+            case ["models", name, "versions", version]:
+                self._router.resolve(name, version)
+                infos = [info for info in self._infos() if (info.name, info.version) == (name, version)]
+                return _json(200, native.version_card(infos[0]))
+            case ["example"]:
+                return self._example(self._router.resolve_default())
+            case ["models", name, "example"]:
+                return self._example(self._router.resolve(name))
+            case ["models", name, "versions", version, "example"]:
+                return self._example(self._router.resolve(name, version))
+        return None
+
+    def _example(self, deployment: Deployment) -> tuple[int, bytes, bytes]:
+        return 200, native.example_body(deployment), b"application/json"
+
+
+class Waiter:
+    """A future of the ASGI lane as the sink of a call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def answered(self, call: Call) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """One whole answer."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def strip_root(path: str, root: str) -> str:
+    """The path without the prefix of the proxy, whether the proxy took it away or not."""
+    if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
+        return path[len(root) :] or "/"
+    return path
+
+
+def quote_path(path: str) -> str:
+    """A decoded path as it travels in a request line."""
+    from urllib.parse import quote
+
+    return quote(path, safe="/:@!$&'()*+,;=-._~")
+
+
+def _prediction(parts: list[str]) -> tuple[str, str, str | None] | None:
+    """(protocol, model, version) of a prediction path; the model is "" for the default one."""
+    match parts:
+        case ["predict"]:
+            return "native", "", None
+        case ["models", name, "predict"]:
+            return "native", name, None
+        case ["models", name, "versions", version, "predict"]:
+            return "native", name, version
+        case ["v2", "models", name, "infer"]:
+            return "v2", name, None
+        case ["v2", "models", name, "versions", version, "infer"]:
+            return "v2", name, version
+    return None
+
+
+def _allow(method: str, allowed: str) -> None:
+    if method != allowed:
+        shown = "GET, HEAD" if allowed == "GET" else allowed
+        raise MethodNotAllowed(f"this path takes {shown}, not {method}", allow=shown)
+
+
+def _check_coding(scope: Scope) -> None:
+    coding = _header(scope, b"content-encoding")
+    if coding is not None and coding.strip().lower() != "identity":
+        from lagar.errors import UnsupportedMediaType
+
+        raise UnsupportedMediaType(f"content-encoding {coding!r:.60} is not read here; send the body uncompressed")
+    if _header(scope, b"inference-header-content-length") is not None:
+        raise InvalidInput("binary tensor bodies are not read here; send the tensors as JSON")
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def _json(status: int, body: object) -> tuple[int, bytes, bytes]:
+    return status, msgspec.json.encode(body), b"application/json"

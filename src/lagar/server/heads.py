@@ -1,0 +1,198 @@
+"""HTTP request heads: parsed once by httptools, remembered by their bytes.
+
+A client on a kept connection sends the same head again and again; looking it up costs 0.3 µs where parsing costs 6.
+The framing rules that keep two requests from being read as one, or one as two, are here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+from lagar.errors import HeadersTooLarge, InvalidInput, PayloadTooLarge, RequestError
+
+MAX_TARGET_BYTES = 8 * 1024
+MAX_HEADERS = 100
+_REMEMBERED = 2048
+_REMEMBERED_BYTES = 2048
+_TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/+=@-")
+
+
+class Head:
+    """One request head, with everything that decides how its body is read and who answers."""
+
+    __slots__ = (
+        "authorization", "chunked", "error", "expect_continue", "headers", "http_10", "keep_alive", "length", "method",
+        "path", "query", "raw_path", "request_id", "route", "timeout",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.raw_path = b""
+        self.path = ""
+        self.query = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.http_10 = False
+        self.keep_alive = True
+        self.length = 0
+        self.chunked = False
+        self.expect_continue = False
+        self.request_id: str | None = None
+        """The caller's X-Request-Id, when it is one we can repeat."""
+        self.authorization: list[tuple[bytes, bytes]] = []
+        self.timeout: bytes | None = None
+        self.route: Any = None
+        """The hot route, or None for the ASGI lane."""
+        self.error: RequestError | None = None
+        """Set when the head itself is refused; the connection closes after the answer."""
+        self.route = None
+
+
+class Heads:
+    """Parses heads and remembers them; `route` finds the hot route of a path."""
+
+    def __init__(self, route: Callable[[Head], Any], *, max_body_bytes: int) -> None:
+        self._route = route
+        self._max_body_bytes = max_body_bytes
+        self._memo: dict[bytes, Head] = {}
+
+    def forget(self) -> None:
+        """Drop what is remembered: routes have changed."""
+        self._memo.clear()
+
+    def get(self, data: bytes) -> Head:
+        """The head of these bytes, which end with the empty line."""
+        head = self._memo.get(data)
+        if head is None:
+            head = self._parse(data)
+            if head.error is None and len(data) <= _REMEMBERED_BYTES:
+                if len(self._memo) >= _REMEMBERED:
+                    self._memo.clear()
+                self._memo[data] = head
+        return head
+
+    def _parse(self, data: bytes) -> Head:
+        head = Head()
+        collector = _Collector(head)
+        parser = httptools.HttpRequestParser(collector)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # an Upgrade we do not follow is as if it were absent (RFC 9110 §7.8); the body is framed by us
+        except httptools.HttpParserError as error:
+            head.error = InvalidInput(f"the request is not valid HTTP/1.1: {error}")
+            return head
+        try:
+            head.method = parser.get_method().decode("ascii")
+            self._read_target(head, collector.url)
+            self._read_version(head, parser.get_http_version(), parser)
+            self._read_headers(head)
+        except RequestError as error:
+            head.error = error
+            return head
+        head.route = self._route(head)
+        return head
+
+    def _read_target(self, head: Head, url: bytes) -> None:
+        if len(url) > MAX_TARGET_BYTES:
+            raise HeadersTooLarge(f"the request target has {len(url)} bytes, the limit is {MAX_TARGET_BYTES}")
+        if url.startswith((b"http://", b"https://")):
+            url = b"/" + url.split(b"/", 3)[3] if url.count(b"/") >= 3 else b"/"
+        path, _, query = url.partition(b"?")
+        head.raw_path = path.partition(b"#")[0]
+        head.query = query.partition(b"#")[0]
+        if not path.startswith(b"/") and path != b"*":
+            raise InvalidInput("the request target must be a path that begins with '/'")
+        try:
+            head.path = unquote_to_bytes(head.raw_path).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidInput("the path is not UTF-8 after percent-decoding") from None
+
+    def _read_version(self, head: Head, version: str, parser: httptools.HttpRequestParser) -> None:
+        if version not in ("1.0", "1.1"):
+            raise InvalidInput(f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        head.http_10 = version == "1.0"
+        head.keep_alive = parser.should_keep_alive()
+
+    def _read_headers(self, head: Head) -> None:
+        if len(head.headers) > MAX_HEADERS:
+            raise HeadersTooLarge(f"the request has {len(head.headers)} headers, the limit is {MAX_HEADERS}")
+        lengths: list[bytes] = []
+        codings: list[bytes] = []
+        hosts = 0
+        for name, value in head.headers:
+            if name == b"content-length":
+                lengths.append(value)
+            elif name == b"transfer-encoding":
+                codings.append(value)
+            elif name == b"host":
+                hosts += 1
+            elif name == b"expect":
+                if value.lower() != b"100-continue":
+                    raise InvalidInput("the header 'expect' may only be '100-continue'")
+                head.expect_continue = not head.http_10
+            elif name == b"x-request-id":
+                head.request_id = _repeatable(value)
+            elif name in (b"authorization", b"x-api-key"):
+                head.authorization.append((name, value))
+            elif name == b"timeout":
+                head.timeout = value
+        if hosts > 1 or (hosts == 0 and not head.http_10):
+            raise InvalidInput(f"an HTTP/1.1 request needs one 'host' header, got {hosts}")
+        self._read_framing(head, lengths, codings)
+
+    def _read_framing(self, head: Head, lengths: list[bytes], codings: list[bytes]) -> None:
+        """How long the body is: exactly one way to say it, or the request is refused (RFC 9112 §6.3)."""
+        if codings:
+            if lengths:
+                raise InvalidInput("a request has either 'content-length' or 'transfer-encoding', not both")
+            if head.http_10 or len(codings) > 1 or codings[0].strip().lower() != b"chunked":
+                raise InvalidInput("the only 'transfer-encoding' accepted is 'chunked', in HTTP/1.1")
+            head.chunked = True
+        if len(lengths) > 1:
+            raise InvalidInput("the header 'content-length' is given more than once")
+        if lengths:
+            if not lengths[0].isdigit() or len(lengths[0]) > 18:
+                raise InvalidInput("the header 'content-length' must be a whole number of bytes")
+            head.length = int(lengths[0])
+
+    def check_length(self, head: Head) -> PayloadTooLarge | None:
+        """The refusal of a body that is announced as larger than the limit."""
+        if head.length > self._max_body_bytes:
+            return too_large(self._max_body_bytes, head.length)
+        return None
+
+
+def too_large(limit: int, seen: int | None = None) -> PayloadTooLarge:
+    """The refusal of a body over the limit; `seen` is its announced size."""
+    size = f"has {seen} bytes" if seen is not None else "is larger"
+    return PayloadTooLarge(
+        f"the body {size}, the limit is {limit} bytes; send fewer rows per request, "
+        "or raise the server's max_body_bytes"
+    )
+
+
+class _Collector:
+    """What httptools calls while it reads a head."""
+
+    __slots__ = ("headers", "url")
+
+    def __init__(self, head: Head) -> None:
+        self.url = b""
+        self.headers = head.headers
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+
+def _repeatable(value: bytes) -> str | None:
+    """A caller's request id, if it is short and harmless in a log and in a header."""
+    if 0 < len(value) <= 128 and _TOKEN.issuperset(value):
+        return value.decode("ascii")
+    return None

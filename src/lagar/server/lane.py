@@ -1,0 +1,115 @@
+"""Between the wire and the engine: one endpoint per version and protocol, for the fast lane and the ASGI lane alike.
+
+Both lanes open calls, encode answers and refuse with the same three methods, so they cannot come to differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lagar.engine.batcher import Call, Sink
+from lagar.engine.deployment import Deployment
+from lagar.errors import RequestError
+from lagar.protocols.base import NOT_SHAPED, Adapter, InferRequest
+from lagar.server.auth import Gate
+from lagar.server.heads import Head
+from lagar.types import Outputs, Rows
+
+Headers = list[tuple[bytes, bytes]]
+
+_REASONS = {
+    "invalid_input": "invalid", "invalid_json": "invalid", "payload_too_large": "too_large",
+    "unauthorized": "unauthorized", "forbidden": "forbidden", "unsupported_media_type": "media_type",
+    "not_acceptable": "media_type",
+}  # fmt: skip
+
+
+class Endpoint:
+    """Predictions of one version in one protocol."""
+
+    def __init__(
+        self, deployment: Deployment, adapter: Adapter, protocol: str, *, gate: Gate, request_timeout_s: float
+    ) -> None:
+        self.deployment = deployment
+        self.protocol = protocol
+        self._adapter = adapter
+        self._gate = gate
+        self._timeout_s = request_timeout_s
+
+    def open(self, body: bytes, head: Head, request_id: str, sink: Sink, received: float) -> Call:
+        """The call of a hot request; raises RequestError."""
+        if self._gate.on:
+            self._gate.check_scope("infer", head.authorization)
+        timeout = head.timeout
+        request = self._adapter.decode(body, request_id, timeout=None if timeout is None else timeout.decode("latin-1"))
+        return self.call(request, sink, received)
+
+    def decode(
+        self, body: bytes, request_id: str, *, content_type: str | None, accept: str | None, timeout: str | None
+    ) -> InferRequest:
+        """The decoded request of the ASGI lane; raises RequestError."""
+        return self._adapter.decode(body, request_id, content_type=content_type, accept=accept, timeout=timeout)
+
+    def call(self, request: InferRequest, sink: Sink, received: float) -> Call:
+        """The engine's call of a decoded request."""
+        timeout_s = self._timeout_s
+        if request.timeout_s is not None and request.timeout_s < timeout_s:
+            timeout_s = request.timeout_s
+        call = Call(
+            self.deployment,
+            request.outputs,
+            request.n,
+            sink,
+            rows=request.rows,
+            request=request,
+            received=received,
+            deadline=received + timeout_s,
+        )
+        if self.deployment.handlers is not None:
+            self._add_hooks(call, request)
+        return call
+
+    def _add_hooks(self, call: Call, request: InferRequest) -> None:
+        handlers = self.deployment.handlers
+        assert handlers is not None
+        records = request.records or []
+        if request.rows is None and request.rows_of is not None:
+            rows_of = request.rows_of
+
+            def prepare() -> Rows:
+                return rows_of(handlers.preprocess(records))
+
+            call.prepare = prepare
+        if request.postprocess:
+
+            def shape(outputs: Outputs) -> Any:
+                return handlers.postprocess({name: array.tolist() for name, array in outputs.items()}, records)
+
+            call.shape = shape
+
+    def encode(self, call: Call) -> tuple[bytes, str]:
+        """Body and content type of a call that succeeded."""
+        assert call.result is not None
+        return self._adapter.encode(call.request, call.result, NOT_SHAPED if call.shape is None else call.shaped)
+
+    def refuse(self, error: BaseException, request_id: str) -> tuple[int, Headers, bytes]:
+        """Status, headers and body of an error; content-length and date are the server's."""
+        return error_answer(self._adapter, error, request_id)
+
+    def count(self, error: RequestError | None, status: int) -> None:
+        """Count one answer of this endpoint."""
+        deployment = self.deployment
+        deployment.count_answer(self.protocol, status)
+        if error is not None and (reason := _REASONS.get(error.code)) is not None:
+            deployment.count_rejection(reason)
+
+
+def error_answer(adapter: Adapter, error: BaseException, request_id: str) -> tuple[int, Headers, bytes]:
+    """An adapter's error as the server writes it."""
+    answer = adapter.error(error, request_id)
+    headers = [
+        (b"content-type", answer.content_type.encode("ascii")),
+        (b"x-request-id", request_id.encode("ascii")),
+        *((name.encode("ascii"), value.encode("latin-1")) for name, value in answer.headers),
+    ]
+    return answer.status, headers, answer.body
