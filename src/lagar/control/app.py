@@ -1,0 +1,215 @@
+"""The control app: pages, OpenAPI, metrics and assets behind the workers, on a Unix socket.
+
+A worker has already checked the key and the forwarded headers of every request that arrives here, so the socket is
+trusted. Every route answers below the published prefix and without it, since a proxy may strip it or not; every
+address that is written into an answer carries it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lagar.control.assets import Assets
+from lagar.control.metrics import exposition
+from lagar.control.openapi import openapi
+from lagar.control.pages import Pages
+from lagar.control.state import ControlState
+
+log = logging.getLogger("lagar.control")
+
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'{styles}; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+STRICT_POLICY = CONTENT_POLICY.format(styles="")
+DOCS_POLICY = CONTENT_POLICY.format(styles=" 'unsafe-inline'")
+"""Swagger UI puts style attributes into its markup; scripts stay as strict as on every other page."""
+
+SAFE_HEADERS = {
+    "content-security-policy": STRICT_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+ERROR_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+}
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,256}")
+
+
+def create_app(state: ControlState) -> FastAPI:
+    """The app over `state`, which may change while it runs."""
+    app = FastAPI(title="Lagar", openapi_url=None, docs_url=None, redoc_url=None)
+    assets = Assets()
+    pages = Pages(assets)
+    _add_pages(app, state, pages)
+    _add_facts(app, state)
+    _add_assets(app, assets)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(Envelope, state=state)
+    return app
+
+
+def _add_pages(app: FastAPI, state: ControlState, pages: Pages) -> None:
+    @app.api_route("/", methods=["GET", "HEAD"])
+    def index(request: Request) -> Response:
+        return _html(pages.index(state, request.state.prefix))
+
+    @app.api_route("/docs", methods=["GET", "HEAD"])
+    def docs(request: Request) -> Response:
+        response = _html(pages.docs(state, request.state.prefix))
+        response.headers["content-security-policy"] = DOCS_POLICY
+        return response
+
+
+def _add_facts(app: FastAPI, state: ControlState) -> None:
+    @app.api_route("/openapi.json", methods=["GET", "HEAD"])
+    def document(request: Request) -> Response:
+        return _json(200, openapi(state, request.state.prefix))
+
+    @app.api_route("/metrics", methods=["GET", "HEAD"])
+    def metrics(request: Request) -> Response:
+        body, content_type = exposition(state, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+
+def _add_assets(app: FastAPI, assets: Assets) -> None:
+    @app.api_route("/static/{name:path}", methods=["GET", "HEAD"])
+    def static(request: Request, name: str, v: str = "") -> Response:
+        asset = assets.get(name)
+        if asset is None:
+            raise HTTPException(404)
+        packed = "gzip" in request.headers.get("accept-encoding", "")
+        etag = f'"{asset.digest}{"-gz" if packed else ""}"'
+        headers = {
+            "etag": etag,
+            "vary": "accept-encoding",
+            # Only the address with this content's digest may be kept without asking again.
+            "cache-control": "public, max-age=31536000, immutable" if v == asset.digest else "no-cache",
+        }
+        if etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
+            return Response(status_code=304, headers=headers)
+        headers["content-type"] = asset.content_type
+        if packed:
+            headers["content-encoding"] = "gzip"
+        return Response(asset.packed if packed else asset.data, headers=headers)
+
+
+class Envelope:
+    """Around every request: the prefix, the request id, the headers that all answers carry, and the last net.
+
+    Plain ASGI, outside the routes but inside nothing, so that an answer to a crash has the same headers as any other.
+    """
+
+    def __init__(self, app: ASGIApp, state: ControlState) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        prefix = published_prefix(self._state, headers)
+        path = below(prefix, below(normal_prefix(self._state.settings.root_path), scope["path"]))
+        scope = {
+            **scope,
+            "path": path,
+            "root_path": "",
+            "state": {**scope.get("state", {}), "prefix": prefix, "request_id": request_id},
+        }
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                answer = MutableHeaders(scope=message)
+                answer["x-request-id"] = request_id
+                for name, value in SAFE_HEADERS.items():
+                    answer.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("control failed on %s %s, request %s", scope["method"], path, request_id)
+            if started:
+                raise
+            message = "the server failed while writing this page; its log has the reason under this request id"
+            await error_response(500, "internal", message, request_id, path)(scope, receive, send_with_headers)
+
+
+def published_prefix(state: ControlState, headers: Headers) -> str:
+    """The path below which callers see the server: what a trusted proxy says, else `--root-path`; "" for none."""
+    return normal_prefix(headers.get("x-forwarded-prefix", "")) or normal_prefix(state.settings.root_path)
+
+
+def normal_prefix(prefix: str) -> str:
+    """`/mlapi` for "mlapi", "/mlapi/" and "/mlapi"; "" for an empty one or one that is no plain path."""
+    prefix = "/" + prefix.strip().strip("/")
+    return prefix if _PREFIX.fullmatch(prefix) and ".." not in prefix.split("/") else ""
+
+
+def below(prefix: str, path: str) -> str:
+    """The path without the prefix, where it has it."""
+    if prefix and (path == prefix or path.startswith(prefix + "/")):
+        return path[len(prefix) :] or "/"
+    return path
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    shown = path if len(path) <= 200 else path[:200] + "…"
+    home = request.state.prefix + "/docs"
+    if error.status_code == 404:
+        message = f"no such path {shown!r}; GET {home} lists every path of this server"
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET")
+        message = f"{shown!r} does not take {request.method}, it takes {allowed}; see GET {home}"
+    else:
+        message = str(error.detail)
+    code = ERROR_CODES.get(error.status_code, "bad_request")
+    response = error_response(error.status_code, code, message, request.state.request_id, path)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def error_response(status: int, code: str, message: str, request_id: str, path: str) -> Response:
+    """The native error shape; the V2 one below `/v2`."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return _json(status, {"error": message})
+    facts = {"code": code, "message": message, "field": None, "row": None, "request_id": request_id}
+    return _json(status, {"error": facts})
+
+
+def _json(status: int, value: Any) -> Response:
+    return Response(orjson.dumps(value), status, headers={"content-type": "application/json"})
+
+
+def _html(text: str) -> Response:
+    return Response(text, headers={"content-type": "text/html; charset=utf-8"})

@@ -1,0 +1,42 @@
+"""What the control process knows of its server; the bootstrap changes it as messages arrive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lagar.registry.catalog import Catalog
+from lagar.registry.model import ModelInfo
+from lagar.server.channel import ServerState
+from lagar.settings import ServerSettings, is_loopback
+
+
+@dataclass
+class ControlState:
+    """The facts behind every page; each is read anew for each request, so assigning to it is enough."""
+
+    settings: ServerSettings
+    models: tuple[ModelInfo, ...] = ()
+    server: ServerState = field(default_factory=lambda: ServerState(ready=False, reason="starting"))
+    metrics_dir: Path | None = None
+    """Folder of the workers' metrics; None: only the facts of this process are told."""
+    port: int = 0
+    """The bound port."""
+    catalog: Catalog | None = None
+    """The catalog of the home; None when the server runs without one."""
+    has_keys: bool = False
+    """True once the home has an API key, revoked ones included."""
+
+    @property
+    def wants_key(self) -> bool:
+        """True when callers must send an API key; the rule is that of `server.auth.Gate`."""
+        return not self.settings.no_auth and (self.has_keys or not is_loopback(self.settings.host))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Model names in the order in which they were loaded."""
+        return tuple(dict.fromkeys(info.name for info in self.models))
+
+    def versions(self, name: str) -> tuple[ModelInfo, ...]:
+        """The loaded versions of a model, the live one first."""
+        return tuple(sorted((info for info in self.models if info.name == name), key=lambda info: not info.live))
