@@ -43,6 +43,8 @@ STEADY_S = 10.0
 MAX_RESTART_DELAY_S = 30.0
 WATCH_INTERVAL_S = 1.0
 CONTROL_DRAIN_S = 5.0
+ECHO_S = 0.1
+"""A second signal so soon is the first one again: `timeout` and `uv run` pass on what the terminal has also sent."""
 ACCEPT_QUEUE_S = 2.0
 """At most this long the workers are given to accept the connections that were waiting when the drain began."""
 
@@ -124,6 +126,8 @@ class Supervisor:
         """Every process that has not been reaped, retired ones too."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._models: tuple[ModelInfo, ...] = ()
+        self._stopped_at = 0.0
+        """time.monotonic() of the signal that began the drain."""
         self._generation = 0
         """Grows when --debug sees changed files."""
         self._models_generation = -1
@@ -312,11 +316,13 @@ class Supervisor:
 
     def _stop(self, number: int) -> None:
         """What a signal does: the first drains, the second ends everything at once."""
+        now = time.monotonic()
         if self._phase in (Phase.STARTING, Phase.SERVING):
+            self._stopped_at = now
             self._log.info(f"{signal.Signals(number).name}: draining; again to stop at once")
             self._phase = advance(self._phase, Phase.DRAINING)
             self._run(self._drain())
-        elif not self._end.done():
+        elif not self._end.done() and now - self._stopped_at >= ECHO_S:
             self._log.warning(f"{signal.Signals(number).name}: stopping at once")
             self._end.set_result(128 + number)
 

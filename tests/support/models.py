@@ -1,0 +1,45 @@
+"""Custom models for tests of processes: they load in no time and do as their rows say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SCRIPTED = '''
+import os
+import time
+
+
+class Scripted:
+    """Waits `seconds`, then answers each row's `tag` plus an offset."""
+
+    offset = 0
+
+    def load(self, path):
+        pass
+
+    def predict(self, rows):
+        time.sleep(max(row["seconds"] for row in rows))
+        return [row["tag"] + self.offset for row in rows]
+'''
+
+SETTINGS = """
+name = "scripted"
+class = "scripted:Scripted"
+code = ["scripted.py"]
+example = "example.json"
+
+[fields.seconds]
+type = "float"
+
+[fields.tag]
+type = "int"
+"""
+
+
+def scripted_model(folder: Path, source: str = SCRIPTED) -> Path:
+    """A folder with a class that sleeps and echoes; `source` may be another text with a class `Scripted`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scripted.py").write_text(source)
+    (folder / "lagar.toml").write_text(SETTINGS)
+    (folder / "example.json").write_text('[{"seconds": 0.0, "tag": 1}]')
+    return folder
