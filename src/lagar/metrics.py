@@ -131,6 +131,7 @@ class Registry:
         with values_path.open("a+b") as file:
             file.truncate(CAPACITY * 8)
             self._values = memoryview(mmap.mmap(file.fileno(), CAPACITY * 8)).cast("q")
+        _end_torn_line(self._series_path)
         for series in _read_series(self._series_path):
             family = FAMILIES.get(series.name)
             if family is None:
@@ -197,6 +198,15 @@ def collect(folder: Path) -> list[Sample]:
 
 def _width(family: Family) -> int:
     return len(family.buckets) + 2 if family.type == "histogram" else 1
+
+
+def _end_torn_line(path: Path) -> None:
+    """A worker killed in the middle of a line: what its successor writes begins on a line of its own."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
 
 def _read_series(path: Path) -> Iterator[_Series]:

@@ -21,6 +21,8 @@ TURN_BUDGET_S = 0.001
 """What inline calls may take of one turn of the loop."""
 THREAD_CALL_S = 0.025
 """What one call in a thread may take: longer batches are cut, so that a small request is not stuck behind them."""
+INLINE_ROWS = 4096
+"""More rows than this never run inline: a cost learned from small calls is not believed that far."""
 STUCK_DEADLINES = 3
 """A call still running after so many deadlines is given up."""
 
@@ -130,13 +132,14 @@ class Batcher:
             if deployment.running or not deployment.waiting:
                 continue
             # A call that does not fit an otherwise untouched turn goes to the thread; one that fits waits its turn.
-            allowance = 0 if deployment.threaded else deployment.cost.rows_within(TURN_BUDGET_S)
+            allowance = 0 if deployment.threaded else min(deployment.cost.rows_within(TURN_BUDGET_S), INLINE_ROWS)
             if allowance < 1 or deployment.waiting[0].n > allowance:
                 self._start_thread(deployment)
             elif deployment.cost.of(1) > budget:
                 self._pending[deployment] = None
             else:
-                budget -= self._run_inline(deployment, max(1, deployment.cost.rows_within(budget)))
+                rows = min(deployment.cost.rows_within(budget), INLINE_ROWS)
+                budget -= self._run_inline(deployment, max(1, rows))
         if self._pending and not self._turn_scheduled:
             self._turn_scheduled = True
             self._loop.call_soon(self._turn)

@@ -73,11 +73,11 @@ class Deployment:
         )
 
     def warm_up(self, example: Rows) -> None:
-        """Call the model with its example, once cold and then in two sizes, and learn what a call costs."""
+        """Call the model with its example, once cold and then in three sizes, and learn what a call costs."""
         outputs = self.native_outputs
         self.predictor.predict(example.slice(0, 1), outputs)
-        block = Rows.join([example.slice(0, 1)] * 32)
-        for rows in (example.slice(0, 1), block) * 3:
+        sizes = [Rows.join([example.slice(0, 1)] * size) for size in (1, 32, 256)]
+        for rows in sizes * 3:
             started = time.perf_counter()
             self.predictor.predict(rows, outputs)
             self.cost.learn(rows.n, time.perf_counter() - started)
