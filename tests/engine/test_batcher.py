@@ -70,8 +70,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.metrics = Registry(folder, 0)
-        self.stuck: list[Deployment] = []
-        self.batcher = Batcher(asyncio.get_running_loop(), self.stuck.append)
+        self.stuck: asyncio.Queue[Deployment] = asyncio.Queue()
+        self.batcher = Batcher(asyncio.get_running_loop(), self.stuck.put_nowait)
 
     def deploy(
         self, predictor: Doubler, *, name: str = "m", kind: Any = "sklearn", max_queue_rows: int = 1000
@@ -309,9 +309,7 @@ def test_a_model_that_does_not_return_for_three_deadlines_is_reported(run: Any) 
         deployment = bench.deploy(model, kind="custom")
         await answer(bench.send(deployment, 1, timeout_s=0.05))
         async with asyncio.timeout(20):
-            while not bench.stuck:
-                await asyncio.sleep(0)
-        assert bench.stuck == [deployment]
+            assert await bench.stuck.get() is deployment
         model.gate.set()
 
     run(test)
