@@ -61,23 +61,23 @@ class Home:
     def run_folder(self) -> Iterator[Path]:
         """A folder of this server's own for sockets and metric files, removed at the end.
 
-        It lies in `run/`, or in the system's temporary folder where the home's path is too long for a Unix socket.
-        Folders of servers that have died are removed first.
+        It lies in `run/`; where the home's path is too long for a Unix socket, a link lies there and the folder in the
+        system's temporary one. Folders of servers that have died are removed first.
         """
-        with explained(self.path, "cannot hold a server's run folder"):
-            self.run.mkdir(mode=0o700, exist_ok=True)
-            _sweep(self.run)
-            folder = Path(tempfile.mkdtemp(prefix="server-", dir=self.run))
-            if len(os.fsencode(folder)) + 1 + LONGEST_SOCKET_NAME > MAX_SOCKET_PATH:
-                folder.rmdir()
-                folder = Path(tempfile.mkdtemp(prefix="lagar-", dir=_short_temporary_folder()))
-            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            with explained(self.path, "cannot hold a server's run folder"), self.locked():
+                self.run.mkdir(mode=0o700, exist_ok=True)
+                _sweep(self.run)
+                place = folder = Path(tempfile.mkdtemp(prefix="server-", dir=self.run))
+                if len(os.fsencode(folder)) + 1 + LONGEST_SOCKET_NAME > MAX_SOCKET_PATH:
+                    folder = Path(tempfile.mkdtemp(prefix="lagar-", dir=_short_temporary_folder()))
+                    place.rmdir()
+                    place.symlink_to(folder)
+                descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, descriptor)
+                stack.callback(_remove, place)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield folder
-        finally:
-            os.close(descriptor)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_home(path: Path) -> Home:
@@ -131,11 +131,21 @@ def _short_temporary_folder() -> str:
 
 def _sweep(run: Path) -> None:
     """Remove the folders whose owner is gone: their lock is free."""
-    for folder in run.iterdir():
+    for place in run.iterdir():
         with contextlib.suppress(OSError):
-            descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(place / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(place)
             finally:
                 os.close(descriptor)
+
+
+def _remove(place: Path) -> None:
+    """Remove a run folder, and the link that leads to it; what others own is left alone."""
+    folder = place.resolve()
+    with contextlib.suppress(OSError):
+        if folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
+    if place.is_symlink():
+        place.unlink(missing_ok=True)
