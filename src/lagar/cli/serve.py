@@ -22,6 +22,7 @@ def serve(
             help="Model files, folders with a lagar.toml, MLflow folders, or folders of them: NAME/VERSION/ inside "
             "gives versions, and the greatest answers.",
             show_default=False,
+            readable=False,  # intake says it better
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model, when one is served.")] = None,
@@ -46,7 +47,10 @@ def serve(
     ] = None,
     code: Annotated[
         list[Path] | None,
-        typer.Option(help="A .py file or a folder with classes and functions that the model needs; may be repeated."),
+        typer.Option(
+            help="A .py file or a folder with classes and functions that the model needs; may be repeated.",
+            readable=False,
+        ),
     ] = None,
     example: Annotated[
         Path | None,
@@ -60,6 +64,9 @@ def serve(
     ] = False,
     no_auth: Annotated[
         bool | None, typer.Option("--no-auth", help="Ask for no API keys, whatever the address.")
+    ] = None,
+    default_model: Annotated[
+        str | None, typer.Option(help="The model that /predict asks, when several are served [none].")
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
