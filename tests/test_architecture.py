@@ -1,7 +1,7 @@
 """The shape of the package: who may import whom, what stays unloaded, how large things get.
 
 Imports run one way: cli → server → protocols → engine → runtimes → intake → registry → leaves. `control`, the web
-application, uses the registry and the runtimes, and of the server only the messages of its channel.
+application, uses the registry and the runtimes, and of the server only what all its processes share.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ BELOW = {
     "cli": LEAVES | {"registry", "intake", "runtimes", "engine", "protocols", "server"},
 }
 """Package → what it may import beside itself."""
-CHANNEL = "lagar.server.channel"
-"""What the processes of a server say to each other: control is one of them."""
+SHARED = {"lagar.server.channel", "lagar.server.process", "lagar.server.auth"}
+"""What every process of a server has: its messages, how it begins and ends, who may do what. Control is one of them."""
 MODEL_LIBRARIES = {"sklearn", "joblib", "pandas", "xgboost", "lightgbm", "catboost", "onnxruntime", "onnx", "mlflow"}
 ONLY_IN = {
     "fastapi": {"control"},
@@ -148,9 +148,20 @@ def test_imports_run_one_way() -> None:
         allowed = LEAVES if source.part in LEAVES else BELOW.get(source.part, set()) | {source.part}
         for used in imports(source):
             target = used.module.split(".")[1] if used.module.startswith("lagar.") else ""
-            excused = used.typing_only or (source.part == "control" and used.module == CHANNEL)
+            excused = used.typing_only or (source.part == "control" and used.module in SHARED)
             if target and target not in allowed and not excused:
                 wrong.append(f"{source}:{used.line} imports {used.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_processes_share_needs_nothing_else_of_the_server() -> None:
+    wrong = [
+        f"{source}:{used.line} imports {used.module}"
+        for source in sources()
+        if source.module in SHARED
+        for used in imports(source)
+        if used.module.startswith("lagar.server.") and used.module not in SHARED
+    ]
     assert not wrong, "\n".join(wrong)
 
 
