@@ -84,9 +84,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _TABLE: Final = tuple((methods, _compiled(pattern), scope) for methods, pattern, scope in ROUTES)
 _UNCLEAN: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|/\.{1,2}(?:/|$)")
 """In a decoded path: what a proxy, a router or a file system might read another way than we do."""
-_NEEDLESS: Final = re.compile(r"%(?:[01][0-9A-Fa-f]|2[5DEFdef]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[CFcf]|7[EFef])")
-"""Encoded, though they need not be, or must not be: letters, digits, `-._~/\\%` and control characters. Who decodes
-twice, or not at all, would read another path."""
+_NEEDLESS: Final = re.compile(
+    r"%(?:[01][0-9A-Fa-f]|2[5DEFdef]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[CFcf]|7[EFef]|(?![0-9A-Fa-f]{2}))"
+)
+"""Encoded, though they need not be, or must not be: letters, digits, `-._~/\\%` and control characters; and a `%` that
+encodes nothing. Who decodes twice, or not at all, would read another path."""
 
 
 def scope_for(method: str, path: str) -> Scope | None:
