@@ -8,7 +8,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \
 	--custom-compile-command "make lock"
-export UV_SYSTEM_CERTS ?= 1 # the certificates that pip trusts too
+# uv trusts the certificates of the machine, as pip does.
+export UV_SYSTEM_CERTS ?= 1
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 help: ## this list
