@@ -80,7 +80,8 @@ def test_a_wrong_method_on_a_prediction_still_needs_infer_so_that_it_is_answered
         "/%5chealthz", "healthz", "http://host/healthz", "/healthz?x", "/healthz#x", " /healthz", "/healthz ",
         "/v2/models/a%c3/ready", "/v2/health/%%32%65", "/v2/models//ready", "/v2/models/./ready",
         "/v2/models/%2E/ready",
-        "/metrics%2F..%2Fhealthz", "/healthz/x", "/static/../metrics", "/static/%2e%2e/metrics", "/static//x", "/v2/health/%live",
+        "/metrics%2F..%2Fhealthz", "/healthz/x", "/static/../metrics", "/static/%2e%2e/metrics", "/static//x",
+        "/v2/health/%live",
         "/v2/health/live%", "/v2/health/%2",
     ],
 )  # fmt: skip
