@@ -372,6 +372,17 @@ def _quick_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
     return array if array.max() < EXACT and array.min() > -EXACT else None
 
 
+def _quick_nullable(rule: Rule, values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Numbers and nulls of a field without further rules, nulls as NaN."""
+    if rule.bounded or rule.categories is not None:
+        return None
+    try:
+        array = np.array(values, np.float64)
+    except OverflowError:
+        return None
+    return None if (np.abs(array) >= EXACT).any() else array
+
+
 def _numbers_pass(rule: Rule, column: NDArray[np.float64]) -> bool:
     """Whether finite numbers below 2^53 keep the rule."""
     if rule.kind == "int" and not (column == np.trunc(column)).all():
@@ -397,6 +408,8 @@ def _quick_column(rule: Rule, values: Sequence[Any]) -> Array | None:
     if rule.kind == "bool":
         return np.array(values, np.bool_) if types == {bool} and rule.categories is None else None
     if rule.kind == "float":
+        if rule.nullable and type(None) in types and types <= {float, int, type(None)}:
+            return _quick_nullable(rule, values)
         column = _quick_numbers(values)
         return column if column is not None and _numbers_pass(rule, column) else None
     if rule.kind == "unknown" and rule.categories is None and types == {str}:
