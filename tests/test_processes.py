@@ -225,7 +225,7 @@ def test_no_connection_that_was_established_is_lost_by_a_drain(serve: Serve, scr
         tag = start
         while not stop.is_set():
             client = socket.socket()
-            client.settimeout(0.5)
+            client.settimeout(5)
             try:
                 client.connect(("127.0.0.1", server.port))
                 client.sendall(request_bytes(0.0, tag))
@@ -235,6 +235,7 @@ def test_no_connection_that_was_established_is_lost_by_a_drain(serve: Serve, scr
             with lock:
                 established.append((tag, client))
             tag += 4
+            stop.wait(0.002)
 
     threads = [threading.Thread(target=flood, args=(start,)) for start in range(4)]
     for thread in threads:

@@ -179,6 +179,7 @@ def test_a_file_that_may_not_be_read_is_one_line(home: Path, logistic: Trained, 
         (["--log-format", "xml"], "'console' or 'json'"),
         (["--trusted-proxies", "10.0.0.0/8,nonsense"], "'nonsense'"),
         (["--tls-cert", "cert.pem"], "TLS needs both"),
+        (["--default-model", "wine"], "default_model must be one of the models served (logistic), got 'wine'"),
         (["--no-such-flag"], "--no-such-flag"),
     ],
 )

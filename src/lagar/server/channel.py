@@ -146,3 +146,8 @@ class Channel:
 
     def close(self) -> None:
         self._writer.close()
+
+    async def wait_closed(self) -> None:
+        """Until the socket is closed, after `close`."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()

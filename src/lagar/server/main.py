@@ -42,6 +42,7 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
 
     settings = loaded.server
     served = find_served(asked)
+    check_default_model(settings, served)
     check_tls(settings)
     home = open_home(loaded.home)
     with open_catalog(home) as catalog:
@@ -93,6 +94,14 @@ def find_served(asked: Asked) -> Served:
 
 def _files_of(source: ModelSource) -> list[str]:
     return [path for path in (source.path, source.folder, source.handlers, *source.code) if path is not None]
+
+
+def check_default_model(settings: ServerSettings, served: Served) -> None:
+    """Raise SettingsError when the default model is not among those served."""
+    if settings.default_model and settings.default_model not in served.live:
+        raise SettingsError(
+            f"default_model must be one of the models served ({', '.join(served.live)}), got {settings.default_model!r}"
+        )
 
 
 def check_tls(settings: ServerSettings) -> None:

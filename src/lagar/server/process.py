@@ -118,6 +118,7 @@ async def start_child(name: str, module: str, listener: socket.socket, environme
     """Start `python -m module` with a channel and a listening socket."""
     ours, theirs = socket.socketpair()
     with theirs:
+        channel = await Channel.open(ours)  # nothing is awaited after the spawn: a cancelled start leaves no process
         fds = (theirs.fileno(), listener.fileno())
         # The mask is inherited: a Ctrl-C during the child's imports waits until `begin_child` has decided about it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -130,7 +131,7 @@ async def start_child(name: str, module: str, listener: socket.socket, environme
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return Child(name, process, await Channel.open(ours))
+    return Child(name, process, channel)
 
 
 def begin_child(arguments: Sequence[str] | None = None) -> tuple[socket.socket, socket.socket]:

@@ -252,6 +252,7 @@ class Supervisor:
             listening.cancel()
             child.channel.close()
             del self._children[child]
+        await child.channel.wait_closed()
 
     async def _listen(self, post: Post, child: Child) -> None:
         async for message in child.channel.messages():
@@ -438,10 +439,12 @@ def _signals(stop: Callable[[int], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
+        # all is done: what comes now must not change the exit code
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-        signal.signal(signal.SIGHUP, hangup)
+            signal.signal(number, signal.SIG_IGN)
