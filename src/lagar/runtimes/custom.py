@@ -1,0 +1,202 @@
+"""The user's own class: `load(path)`, `predict(rows)`, optional `close()`; checked when it is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+
+from lagar.errors import LoadFailed, MissingCode, SetupError
+from lagar.registry.model import ModelSource
+from lagar.registry.signature import Field, FieldType, Scalar, Signature
+from lagar.runtimes import code
+from lagar.runtimes.base import Draft, Opened, plain
+from lagar.types import Array, Outputs, Record, Rows
+
+_TYPES: dict[Any, FieldType] = {float: "float", int: "int", bool: "bool", str: "string"}
+Shape = Literal["records", "matrix", "frame"]
+
+
+def open_source(source: ModelSource, threads: int) -> Opened:
+    """An instance of the class, with its own `load` called."""
+    cls = _class(source)
+    where = f"{source.class_name}"
+    for method, shape in (("load", "load(self, path)"), ("predict", "predict(self, rows)")):
+        function = getattr(cls, method, None)
+        if not callable(function):
+            raise SetupError(f"{where} has no {shape}; a custom class has load(path) and predict(rows)")
+        code.check_callable(f"{where}.{method}", _unbound(cls, method), 2, shape)
+    if getattr(cls, "close", None) is not None:
+        code.check_callable(f"{where}.close", _unbound(cls, "close"), 1, "close(self)")
+    shape, fields = _rows_shape(cls, where)
+    try:
+        model = cls()
+        model.load(source.path)
+    except Exception as error:
+        raise LoadFailed(f"{where}.load({source.path!r}) failed: {type(error).__name__}: {error}") from error
+    draft = Draft(
+        fields=fields,
+        layout="matrix" if shape == "matrix" else "columns",
+        task="custom",
+        outputs=(),
+        native=(),
+        named=fields is not None,
+        origin=f"types of {where}.predict" if fields is not None else "",
+        open_fields=True,
+    )
+    return Opened(CustomPredictor(model, where, shape), draft, {})
+
+
+def _class(source: ModelSource) -> type[Any]:
+    if source.class_name is None:
+        raise SetupError(f'{source.path}: a custom model needs class = "module:Class" in lagar.toml')
+    module_name, _, name = source.class_name.partition(":")
+    module = code.import_module(module_name)
+    cls = getattr(module, name, None)
+    if cls is None:
+        raise MissingCode(f"{module.__file__} has no class {name!r}; lagar.toml says class = {source.class_name!r}")
+    if not isinstance(cls, type):
+        raise SetupError(f"{source.class_name} is {type(cls).__name__}, not a class")
+    try:
+        inspect.signature(cls).bind()
+    except TypeError:
+        raise SetupError(
+            f"{source.class_name} must be made without arguments; read what it needs in load(path)"
+        ) from None
+    except ValueError:
+        return cls
+    return cls
+
+
+def _unbound(cls: type[Any], method: str) -> Callable[..., Any]:
+    raw = inspect.getattr_static(cls, method)
+    if isinstance(raw, (staticmethod, classmethod)):
+        raise SetupError(f"{cls.__name__}.{method} must be an ordinary method: def {method}(self, …)")
+    return getattr(cls, method)  # type: ignore[no-any-return]
+
+
+def _rows_shape(cls: type[Any], where: str) -> tuple[Shape, list[Field] | None]:
+    """What predict's parameter is annotated with: np.ndarray, pd.DataFrame, list[TypedDict] or anything else."""
+    parameter = list(inspect.signature(cls.predict).parameters.values())[1]
+    try:
+        hint = typing.get_type_hints(cls.predict, include_extras=False).get(parameter.name)
+    except (NameError, TypeError):
+        hint = parameter.annotation
+    text = str(getattr(hint, "__name__", hint))
+    if hint is np.ndarray or get_origin(hint) is np.ndarray or "NDArray" in str(hint):
+        return "matrix", None
+    if text.rpartition(".")[2] == "DataFrame":
+        return "frame", None
+    row = get_args(hint)[0] if get_origin(hint) in {list, typing.Sequence} and get_args(hint) else None
+    if isinstance(row, type) and typing.is_typeddict(row):
+        return "records", [_typed_field(where, name, kind) for name, kind in typing.get_type_hints(row).items()]
+    return "records", None
+
+
+def _typed_field(where: str, name: str, hint: Any) -> Field:
+    """float, int, bool, str, Literal[…], and each of them or None."""
+    options = [option for option in get_args(hint) if option is not type(None)]
+    nullable = type(None) in get_args(hint) and get_origin(hint) is not Literal
+    kind = options[0] if nullable and len(options) == 1 else hint
+    if kind in _TYPES:
+        return Field(name, type=_TYPES[kind], nullable=nullable)
+    if get_origin(kind) is Literal:
+        categories: tuple[Scalar, ...] = get_args(kind)
+        same = {type(value) for value in categories}
+        return Field(
+            name,
+            type=_TYPES.get(same.pop(), "unknown") if len(same) == 1 else "unknown",
+            categories=categories,
+            nullable=nullable,
+        )
+    raise SetupError(
+        f"{where}.predict: field {name!r} is {hint}; use float, int, bool, str or Literal[…], or one of them | None"
+    )
+
+
+class CustomPredictor:
+    """Calls the user's predict with rows in the shape it asks for, and checks what comes back."""
+
+    def __init__(self, model: Any, where: str, shape: Shape) -> None:
+        self._model = model
+        self._where = where
+        self._shape = shape
+        self._signature: Signature | None = None
+
+    def bind(self, signature: Signature) -> None:
+        self._signature = signature
+
+    def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+        """The class's outputs; all of them when `outputs` is empty (the contract check asks so)."""
+        found = self._outputs(self._model.predict(self._rows(rows)), rows.n)
+        missing = [name for name in outputs if name not in found]
+        if missing:
+            raise TypeError(f"{self._where}.predict gave {', '.join(found)} and not {', '.join(missing)}")
+        return {name: found[name] for name in outputs} if outputs else found
+
+    def close(self) -> None:
+        close = getattr(self._model, "close", None)
+        if close is not None:
+            close()
+
+    def _rows(self, rows: Rows) -> Any:
+        assert self._signature is not None
+        names = self._signature.names
+        if self._shape == "matrix":
+            if rows.matrix is not None:
+                return rows.matrix
+            assert rows.columns is not None
+            return np.column_stack([rows.columns[name] for name in names])
+        if self._shape == "frame":
+            import pandas as pd
+
+            if rows.matrix is not None:
+                return pd.DataFrame(rows.matrix, columns=list(names) or None)
+            return pd.DataFrame(rows.columns, columns=list(names))
+        return self._records(rows, names)
+
+    def _records(self, rows: Rows, names: tuple[str, ...]) -> list[Record]:
+        if rows.matrix is not None:
+            names = names or tuple(f"x{index}" for index in range(rows.matrix.shape[1]))
+            return [dict(zip(names, row, strict=True)) for row in rows.matrix.tolist()]
+        assert rows.columns is not None
+        columns = [_python(rows.columns[name]) for name in names]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _outputs(self, result: Any, n: int) -> Outputs:
+        if not isinstance(result, dict):
+            result = {"predict": result}
+        found: Outputs = {}
+        for name, values in result.items():
+            if not isinstance(name, str) or isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
+                raise TypeError(
+                    f"{self._where}.predict must return one value per row (a list or array), or a dict of such lists; "
+                    f"got {type(values).__name__} for {name!r}"
+                )
+            if len(values) != n:
+                raise ValueError(f"{self._where}.predict gave {len(values)} values of {name!r} for {n} rows")
+            found[name] = _array(values)
+        if not found:
+            raise TypeError(f"{self._where}.predict returned an empty dict")
+        return found
+
+
+def _python(column: Array) -> list[Any]:
+    """A column as Python values; NaN, which stands for null in numbers, as None."""
+    values = column.tolist()
+    if column.dtype.kind == "f" and np.isnan(column).any():
+        return [None if value != value else value for value in values]
+    return values  # type: ignore[no-any-return]
+
+
+def _array(values: Any) -> Array:
+    """Rows of different lengths, and dicts, stay Python objects."""
+    try:
+        array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    except ValueError:
+        array = np.empty(len(values), dtype=object)
+        array[:] = list(values)
+    return plain(array)
