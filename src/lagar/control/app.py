@@ -170,6 +170,8 @@ def published_prefix(state: ControlState, headers: Headers) -> str:
 
 def normal_prefix(prefix: str) -> str:
     """`/mlapi` for "mlapi", "/mlapi/" and "/mlapi"; "" for an empty one or one that is no plain path."""
+    if "//" in prefix:
+        return ""
     prefix = "/" + prefix.strip().strip("/")
     return prefix if _PREFIX.fullmatch(prefix) and ".." not in prefix.split("/") else ""
 

@@ -76,12 +76,12 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
 
 
 def native_bases(state: ControlState, info: ModelInfo) -> list[str]:
-    """Paths below which a version answers `/predict`, shortest first: "" for the live version of the only model."""
+    """Paths below which a version answers `/predict`, shortest first: "" for the default model's live one."""
     model = f"/models/{quote(info.name, safe='')}"
     bases = [f"{model}/versions/{quote(info.version, safe='')}"]
     if info.live:
         bases.insert(0, model)
-        if len(state.names) == 1:
+        if info.name == state.default:
             bases.insert(0, "")
     return bases
 

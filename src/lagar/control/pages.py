@@ -136,7 +136,7 @@ def _input(field: Field, example: dict[str, Any]) -> dict[str, Any]:
     if range_words(field):
         hints.append(range_words(field))
     if field.nullable:
-        hints.append("empty is null")
+        hints.append("may be null" if field.type == "bool" or field.categories is not None else "empty is null")
     if field.has_default:
         hints.append(f"missing becomes {_plain(field.default)}")
     return {

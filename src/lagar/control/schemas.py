@@ -173,9 +173,10 @@ def csv_example(info: ModelInfo) -> str:
 
 
 def _cell(value: Scalar) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else token(value)
+    if isinstance(value, str):
+        return value
+    text = token(value)
+    return "" if text == "null" else text
 
 
 def ndjson_example(info: ModelInfo) -> str:
@@ -193,11 +194,12 @@ def answer_schema(info: ModelInfo) -> Schema:
     properties: dict[str, Schema] = {
         "model": {**text, "const": info.name},
         "version": {**text, "const": info.version},
-        "id": {**text, "description": "The request id."},
+        "id": {**text, "description": "The request id.", "examples": ["7f3c9d"]},
         "ids": {
             "type": "array",
             "items": text,
             "description": "One id per row: REQUEST_ID:ROW, unless the caller gave ids.",
+            "examples": [["7f3c9d:0"]],
         },
     }
     required = ["model", "version", "id", "ids"]
@@ -210,6 +212,7 @@ def answer_schema(info: ModelInfo) -> Schema:
     if "predict_proba" in info.signature.native_outputs and info.signature.classes is not None:
         properties["classes"] = {
             "const": list(info.signature.classes),
+            "examples": [list(info.signature.classes)],
             "description": "Class names in the order of each row of probabilities.",
         }
         required.append("classes")

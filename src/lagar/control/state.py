@@ -37,6 +37,11 @@ class ControlState:
         """Model names in the order in which they were loaded."""
         return tuple(dict.fromkeys(info.name for info in self.models))
 
+    @property
+    def default(self) -> str:
+        """The model that answers `/predict`; "" when there are several and none was named for it."""
+        return self.settings.default_model or (self.names[0] if len(self.names) == 1 else "")
+
     def versions(self, name: str) -> tuple[ModelInfo, ...]:
         """The loaded versions of a model, the live one first."""
         return tuple(sorted((info for info in self.models if info.name == name), key=lambda info: not info.live))

@@ -8,7 +8,7 @@
   const place = document.getElementById("swagger");
   window.SwaggerUIBundle({
     domNode: place,
-    url: place.dataset.document,
+    url: location.origin + place.dataset.document,
     validatorUrl: null,
     deepLinking: true,
     displayRequestDuration: true,

@@ -337,7 +337,8 @@ class Version {
     button?.setAttribute("aria-busy", "true");
     const started = performance.now();
     try {
-      const response = await fetch(this.form.path, { method: "POST", headers, body });
+      // With the origin, since a page that was opened with a key in its address gives relative ones that key too.
+      const response = await fetch(location.origin + this.form.path, { method: "POST", headers, body });
       const text = await response.text();
       const status = `${response.status} in ${(performance.now() - started).toFixed(0)} ms · request ${response.headers.get("X-Request-Id") || "without id"}`;
       let answer;
@@ -526,10 +527,10 @@ function keepKey() {
 function start() {
   keepKey();
   const versions = new Map();
-  for (const form of facts.versions) {
-    const article = document.getElementById(form.key);
+  document.querySelectorAll("article.version").forEach((article, index) => {
+    const form = facts.versions[index];
     versions.set(form.key, new Version(article, form));
-  }
+  });
   const turn = () => {
     const asked = decodeURIComponent(location.hash.slice(1));
     const chosen = versions.has(asked) ? asked : facts.versions[0]?.key;

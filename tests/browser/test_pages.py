@@ -1,0 +1,230 @@
+"""The pages in a real browser, over a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from support.browser import Browser
+from support.front import Front
+from support.server import LagarServer, lagar
+
+REFUSED = "400 (Bad Request)"
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, wine: Any, churn: Any, text: Any) -> Any:
+    """One server over three models for all tests that change nothing."""
+    home = tmp_path_factory.mktemp("home")
+    with LagarServer(wine.path, churn.path, text.path, home=home) as server:
+        yield server
+
+
+def test_the_form_holds_the_example_and_the_answer_is_the_models(browser: Browser, served: Any, wine: Any) -> None:
+    browser.open(served.url, "wine@1")
+    example = httpx.get(served.url + "/models/wine/example").json()
+    record = example[0] if isinstance(example, list) else example
+    for name, value in record.items():
+        assert float(browser.value(name)) == value
+    browser.type("alcohol", "13.2")
+    browser.send()
+    row = [[13.2 if name == "alcohol" else record[name] for name in wine.rows.columns]]
+    frame = wine.rows.iloc[:1].copy()
+    frame.iloc[0] = row[0]
+    assert browser.text(".prediction") == str(wine.model.predict(frame)[0])
+    shares = sorted(wine.model.predict_proba(frame)[0], reverse=True)
+    shown = [element.text for element in browser.all(".chance .share")]
+    assert [float(text.removesuffix(" %")) for text in shown] == pytest.approx(
+        [100 * share for share in shares], abs=0.06
+    )
+    assert browser.text(".answer .status").startswith("200 in ")
+
+
+def test_a_wrong_value_is_told_beside_its_field_and_mended(browser: Browser, served: Any) -> None:
+    browser.expected.append(REFUSED)
+    browser.open(served.url, "wine@1")
+    browser.type("hue", "abc")
+    browser.send()
+    assert "hue" in browser.wrong("hue")
+    assert "abc" in browser.wrong("hue")
+    assert browser.field("hue").get_attribute("aria-invalid") == "true"
+    assert browser.run("return document.activeElement.id") == browser.field("hue").get_attribute("id")
+    assert browser.wrong("alcohol") == ""
+    assert "hue" in browser.text(".answer .failure")
+    browser.type("hue", "1.04")
+    assert browser.wrong("hue") == ""
+    browser.send()
+    assert browser.text(".prediction")
+
+
+def test_an_empty_field_is_left_out_and_told_as_missing(browser: Browser, served: Any) -> None:
+    browser.expected.append(REFUSED)
+    browser.open(served.url, "wine@1")
+    browser.type("proline", "")
+    assert "proline" not in browser.text(".curl")
+    browser.send()
+    assert "proline" in browser.wrong("proline")
+
+
+def test_the_request_is_shown_as_a_command_that_works(browser: Browser, served: Any, tmp_path: Path) -> None:
+    browser.open(served.url, "products@1")
+    browser.type("text", 'Livro d\'água "azul"')
+    command = browser.text(".curl")
+    assert command.startswith(f"curl {served.url}/models/products/predict")
+    body = command.split("--data-binary ", 1)[1].strip("'").replace("'\\''", "'")
+    assert json.loads(body) == {"text": 'Livro d\'água "azul"'}
+
+
+def test_a_text_model_has_a_box_for_text(browser: Browser, served: Any, text: Any) -> None:
+    browser.open(served.url, "products@1")
+    control = browser.field("text")
+    assert control.tag_name == "textarea"
+    browser.type("text", "Boneca de pano")
+    browser.send()
+    assert browser.text(".prediction") == text.model.predict(["Boneca de pano"])[0]
+
+
+def test_categories_are_a_choice(browser: Browser, served: Any, churn: Any) -> None:
+    browser.open(served.url, "churn@1")
+    assert browser.field("contract").tag_name == "select"
+    browser.pick("contract", "month-to-month")
+    browser.type("tenure", "1")
+    browser.send()
+    assert browser.text(".prediction")
+    assert '"contract": "month-to-month"' in browser.text(".curl")
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "ndjson"])
+def test_a_batch_is_pasted_and_answered_row_by_row(browser: Browser, served: Any, wine: Any, kind: str) -> None:
+    rows = wine.rows.iloc[[0, 60, 177]]
+    pasted = {
+        "json": json.dumps(rows.to_dict(orient="records")),
+        "csv": rows.to_csv(index=False),
+        "ndjson": "".join(json.dumps(record) + "\n" for record in rows.to_dict(orient="records")),
+    }[kind]
+    browser.open(served.url, "wine@1")
+    browser.press("article [data-tab=batch]")
+    browser.run(
+        "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))",
+        browser.find(".kind"),
+        kind,
+    )
+    box = browser.find("textarea.body")
+    browser.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", box, pasted)
+    browser.send()
+    assert [cell.text for cell in browser.all(".answer tbody td:nth-of-type(1)")] == [
+        str(label) for label in wine.model.predict(rows)
+    ]
+
+
+def test_the_wrong_line_of_a_pasted_csv_is_selected(browser: Browser, served: Any, wine: Any) -> None:
+    browser.expected.append(REFUSED)
+    lines = wine.rows.iloc[:3].to_csv(index=False).splitlines()
+    lines[2] = lines[2].replace(",", ",abc,", 1).rsplit(",", 1)[0]
+    browser.open(served.url, "wine@1")
+    browser.press("article [data-tab=batch]")
+    browser.run("arguments[0].value = 'csv'; arguments[0].dispatchEvent(new Event('change'))", browser.find(".kind"))
+    box = browser.find("textarea.body")
+    browser.run(
+        "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", box, "\n".join(lines)
+    )
+    browser.send()
+    assert "row 1" in browser.text(".answer .failure")
+    script = "const box = arguments[0]; return box.value.slice(box.selectionStart, box.selectionEnd)"
+    selected = browser.run(script, browser.find("textarea.body"))
+    assert selected == lines[2]
+
+
+def test_tabs_work_by_keyboard(browser: Browser, served: Any) -> None:
+    browser.open(served.url, "wine@1")
+    browser.find("article [data-tab=form]").send_keys(Keys.ARROW_RIGHT)
+    assert browser.find("article form.batch")
+    assert browser.run("return document.activeElement.dataset.tab") == "batch"
+    browser.find("article [data-tab=batch]").send_keys(Keys.ARROW_RIGHT)
+    assert browser.find("article form.form")
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_everything_works_below_a_root_path_behind_a_proxy(
+    browser: Browser, serve: Any, wine: Any, strip: bool
+) -> None:
+    server = serve(wine.path, args=["--root-path", "/mlapi"])
+    with Front(server.port, "/mlapi", strip=strip) as front:
+        browser.open(front.url + "/")
+        assert browser.text(".curl").startswith(f"curl {front.url}/predict")
+        browser.send()
+        assert browser.text(".prediction")
+        browser.press(".links a[href='/mlapi/docs']")
+        browser.find(".swagger-ui .opblock")
+        addresses = browser.run("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert addresses
+        assert all(address.startswith(front.url + "/") for address in addresses)
+
+
+def test_the_api_page_tries_a_prediction_without_another_origin(browser: Browser, served: Any) -> None:
+    browser.open(served.url + "/docs")
+    browser.press("[id='operations-wine-predict_models_wine'] .opblock-summary-control")
+    browser.press("[id='operations-wine-predict_models_wine'] .execute")
+    status = browser.text("[id='operations-wine-predict_models_wine'] .live-responses-table .response-col_status")
+    assert status.startswith("200")
+    addresses = browser.run("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(address.startswith((served.url, "data:")) for address in addresses)
+
+
+def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser, serve: Any, wine: Any, tmp_path: Path) -> None:
+    browser.expected += ["401 (Unauthorized)", "403 (Forbidden)"]
+    home = tmp_path / "keys"
+    keys = {}
+    for scope in ("read", "infer"):
+        made = lagar("keys", "create", "--name", scope, "--scope", scope, "--json", home=home)
+        assert made.returncode == 0, made.stderr
+        keys[scope] = json.loads(made.stdout)["key"]
+    server = serve(wine.path, home=home)
+    browser.open(server.url.replace("//", f"//reader:{keys['read']}@"))
+    browser.send()
+    assert "infer" in browser.text("#key-note")
+    browser.find("#key-value").send_keys(keys["infer"])
+    browser.press("#key button")
+    browser.send()
+    assert browser.text(".prediction")
+    assert keys["infer"] not in browser.text(".curl")
+    assert browser.run("return [localStorage.length, document.cookie, sessionStorage.getItem('lagar-key')]") == [
+        0,
+        "",
+        keys["infer"],
+    ]
+
+
+def test_a_server_without_a_model_says_how_to_start_one(browser: Browser, serve: Any) -> None:
+    server = serve()
+    browser.open(server.url)
+    assert "Nothing is served yet" in browser.text("main h1")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_no_width_makes_the_page_scroll_sideways(browser: Browser, served: Any, width: int) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        for model in ("wine@1", "churn@1", "products@1"):
+            browser.open(served.url, model)
+            browser.send()
+            assert browser.run("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_every_control_has_a_name_for_those_who_hear_the_page(browser: Browser, served: Any) -> None:
+    browser.open(served.url, "churn@1")
+    nameless = browser.run(
+        """return [...document.querySelectorAll('input, select, textarea, button')].filter((control) =>
+             !control.labels?.length && !control.getAttribute('aria-label') && !control.textContent.trim()
+           ).map((control) => control.outerHTML)"""
+    )
+    assert nameless == []
+    assert browser.find(".answer").get_attribute("aria-live") == "polite"
