@@ -112,7 +112,7 @@ class Plan:
 
     def from_rows(self, table: Sequence[Any]) -> Rows:
         """Rows of lists of values in the order of the fields; raises InvalidInput."""
-        self._check_rectangle(table)
+        self.check_rectangle(table)
         rules = self._rules if self.width is not None else self._anonymous(len(table[0]))
         if all(rule.plain for rule in rules) and self.layout == "matrix":
             flat = list(chain.from_iterable(table))
@@ -132,7 +132,7 @@ class Plan:
             )
         table = self._pick(records)
         if table is not None:
-            return self._from_tuples(table)
+            return self.from_tuples(table)
         return self._exact(self._rules, (self._row_of(record, row, known_extra) for row, record in enumerate(records)))
 
     def from_columns(
@@ -155,7 +155,7 @@ class Plan:
 
     # Shapes.
 
-    def _check_rectangle(self, table: Sequence[Any]) -> None:
+    def check_rectangle(self, table: Sequence[Any]) -> None:
         first = table[0]
         width = self.width
         if width is None:
@@ -227,7 +227,7 @@ class Plan:
                     f"{shown(key)} is no input of this model{where}{meant}{self._hint}", field=str(key), row=row
                 )
 
-    def _from_tuples(self, table: Sequence[tuple[Any, ...]]) -> Rows:
+    def from_tuples(self, table: Sequence[tuple[Any, ...]]) -> Rows:
         if self.plain:
             column = _quick_numbers(list(chain.from_iterable(table)))
             if column is not None:

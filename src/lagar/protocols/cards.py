@@ -1,0 +1,87 @@
+"""What the service says about its models: an example that works, and a card per version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from lagar.registry.model import ModelInfo
+from lagar.registry.signature import Field, Signature
+
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def example_body(signature: Signature) -> bytes:
+    """A body that works when posted back to the model's predict path."""
+    if signature.fields is None:
+        row = list(signature.example[0].values()) if signature.example else [0.0]
+        return orjson.dumps({"instances": [row]})
+    if signature.example:
+        return orjson.dumps(signature.example[0], None, _OPTIONS)
+    return orjson.dumps({field.name: _example_value(field) for field in signature.fields})
+
+
+def _example_value(field: Field) -> Any:
+    if field.example is not None:
+        return field.example
+    if field.has_default:
+        return field.default
+    known = [category for category in field.categories or () if category is not None]
+    if known:
+        return known[0]
+    if field.type == "bool":
+        return False
+    if field.type == "string":
+        return "text"
+    bounds = [bound for bound in (field.seen_min, field.minimum, field.maximum) if bound is not None]
+    number = bounds[0] if bounds else 0
+    return int(number) if field.type == "int" else float(number)
+
+
+def model_card(info: ModelInfo) -> dict[str, Any]:
+    """What GET /models says of one version; JSON-able."""
+    signature = info.signature
+    card: dict[str, Any] = {
+        "name": info.name,
+        "version": info.version,
+        "live": info.live,
+        "state": info.state,
+        "kind": info.kind,
+        "task": signature.task,
+        "inputs": None if signature.fields is None else [_input_card(field) for field in signature.fields],
+        "outputs": [
+            {"name": output.name, "datatype": output.datatype, "shape": list(output.shape), "meaning": output.meaning}
+            for output in signature.outputs
+        ],
+        "classes": None if signature.classes is None else list(signature.classes),
+        "extra_fields": signature.extra_fields,
+        "origin": signature.origin,
+        "preprocess": info.has_preprocess,
+        "postprocess": info.has_postprocess,
+        "libraries": dict(info.libraries),
+        "warnings": list(info.warnings),
+        "sha256": info.sha256,
+        "loaded_at": info.loaded_at,
+    }
+    return card
+
+
+def _input_card(field: Field) -> dict[str, Any]:
+    card: dict[str, Any] = msgspec.to_builtins(field)
+    return {"type": field.type, **card}
+
+
+def model_list(infos: Sequence[ModelInfo]) -> list[dict[str, Any]]:
+    """One entry per model, its live version first: {"name", "live", "versions": [card, …]}."""
+    models: dict[str, list[ModelInfo]] = {}
+    for info in infos:
+        models.setdefault(info.name, []).append(info)
+    entries = []
+    for name, versions in models.items():
+        versions.sort(key=lambda info: not info.live)
+        live = next((info.version for info in versions if info.live), None)
+        entries.append({"name": name, "live": live, "versions": [model_card(info) for info in versions]})
+    return entries
