@@ -73,11 +73,13 @@ def url(installed: Path, tmp_path: Path) -> Iterator[str]:
         )
     try:
 
-        def ready() -> str | None:
-            assert server.poll() is None, log.read_text()
-            return next(filter(is_ready_line, log.read_text().splitlines()), None)
+        def ready_line() -> str | None:
+            ended = "" if server.poll() is None else f"ended with {server.returncode}"
+            return next(filter(is_ready_line, log.read_text().splitlines()), ended)
 
-        yield eventually(ready, 90, "the ready line").split(" ready at ", 1)[1].split()[0]
+        line = eventually(ready_line, 90, "the ready line")
+        assert is_ready_line(line), f"{line}:\n{log.read_text()}"
+        yield line.split(" ready at ", 1)[1].split()[0]
     finally:
         server.terminate()
         server.wait(30)
