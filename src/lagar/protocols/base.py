@@ -79,6 +79,8 @@ class InferRequest(msgspec.Struct, eq=False):
     """The engine runs handlers.postprocess(outputs, records) and hands the result to `encode` as `shaped`."""
     extra: Any = None
     """The adapter's own, for encode."""
+    single: bool = False
+    """The body was one record by itself: a postprocess may answer it with one value instead of a list."""
 
 
 class Adapter(Protocol):

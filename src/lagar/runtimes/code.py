@@ -119,18 +119,23 @@ class UserHandlers:
     def __init__(
         self,
         preprocess: Callable[[list[Record]], list[Record]] | None,
-        postprocess: Callable[[dict[str, Any], list[Record]], Any] | None,
+        postprocess: Callable[..., Any] | None,
     ) -> None:
         self._preprocess = preprocess
         self._postprocess = postprocess
         self.has_preprocess = preprocess is not None
         self.has_postprocess = postprocess is not None
+        self._wants_single = postprocess is not None and "single" in inspect.signature(postprocess).parameters
 
     def preprocess(self, records: list[Record]) -> list[Record]:
         return records if self._preprocess is None else self._preprocess(records)
 
-    def postprocess(self, outputs: Mapping[str, Any], records: list[Record]) -> Any:
-        return outputs if self._postprocess is None else self._postprocess(dict(outputs), records)
+    def postprocess(self, outputs: Mapping[str, Any], records: list[Record], single: bool = False) -> Any:
+        if self._postprocess is None:
+            return outputs
+        if self._wants_single:
+            return self._postprocess(dict(outputs), records, single=single)
+        return self._postprocess(dict(outputs), records)
 
 
 def load_handlers(path: Path) -> UserHandlers:
@@ -162,18 +167,21 @@ def _hook(path: Path, module: ModuleType, name: str, arity: int, shape: str) -> 
         return None
     if not callable(hook):
         raise SetupError(f"{path}: {name} must be a function {shape}, got {type(hook).__name__}")
-    check_callable(f"{path}: {name}", hook, arity, shape)
+    named = {"single": False} if name == "postprocess" and "single" in inspect.signature(hook).parameters else {}
+    check_callable(f"{path}: {name}", hook, arity, shape, named)
     return hook  # type: ignore[no-any-return]
 
 
-def check_callable(where: str, function: Callable[..., Any], arity: int, shape: str) -> None:
-    """SetupError unless the function is sync and takes `arity` positional arguments."""
+def check_callable(
+    where: str, function: Callable[..., Any], arity: int, shape: str, named: Mapping[str, Any] | None = None
+) -> None:
+    """SetupError unless the function is sync and takes `arity` positional arguments and the named ones."""
     if inspect.iscoroutinefunction(function):
         raise SetupError(
             f"{where} is async; Lagar calls it in the model's own thread: write it as a plain `def {shape}`"
         )
     try:
-        inspect.signature(function).bind(*range(arity))
+        inspect.signature(function).bind(*range(arity), **(named or {}))
     except TypeError:
         raise SetupError(
             f"{where} must take {arity} argument(s): def {shape}, got {inspect.signature(function)}"
