@@ -8,19 +8,21 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from lagar.protocols.base import DeploymentView
 from lagar.registry.model import ModelInfo
-from lagar.registry.signature import Field, Signature
+from lagar.registry.signature import Field
 
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
-def example_body(signature: Signature) -> bytes:
-    """A body that works when posted back to the model's predict path."""
+def example_body(deployment: DeploymentView) -> bytes:
+    """A native body that works when posted back to the model's predict path."""
+    signature = deployment.signature
     if signature.fields is None:
         row = list(signature.example[0].values()) if signature.example else [0.0]
         return orjson.dumps({"instances": [row]})
     if signature.example:
-        return orjson.dumps(signature.example[0], None, _OPTIONS)
+        return orjson.dumps(signature.example[0], option=_OPTIONS)
     return orjson.dumps({field.name: _example_value(field) for field in signature.fields})
 
 
@@ -41,7 +43,7 @@ def _example_value(field: Field) -> Any:
     return int(number) if field.type == "int" else float(number)
 
 
-def model_card(info: ModelInfo) -> dict[str, Any]:
+def version_card(info: ModelInfo) -> dict[str, Any]:
     """What GET /models says of one version; JSON-able."""
     signature = info.signature
     card: dict[str, Any] = {
@@ -74,14 +76,16 @@ def _input_card(field: Field) -> dict[str, Any]:
     return {"type": field.type, **card}
 
 
-def model_list(infos: Sequence[ModelInfo]) -> list[dict[str, Any]]:
-    """One entry per model, its live version first: {"name", "live", "versions": [card, …]}."""
+def model_card(infos: Sequence[ModelInfo]) -> dict[str, Any]:
+    """What GET /models/NAME says of the versions of one model, the live one first."""
+    versions = sorted(infos, key=lambda info: not info.live)
+    live = next((info.version for info in versions if info.live), None)
+    return {"name": versions[0].name, "live": live, "versions": [version_card(info) for info in versions]}
+
+
+def models_list(infos: Sequence[ModelInfo]) -> list[dict[str, Any]]:
+    """One card per model, in the order in which they are served."""
     models: dict[str, list[ModelInfo]] = {}
     for info in infos:
         models.setdefault(info.name, []).append(info)
-    entries = []
-    for name, versions in models.items():
-        versions.sort(key=lambda info: not info.live)
-        live = next((info.version for info in versions if info.live), None)
-        entries.append({"name": name, "live": live, "versions": [model_card(info) for info in versions]})
-    return entries
+    return [model_card(versions) for versions in models.values()]

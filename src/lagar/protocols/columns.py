@@ -343,10 +343,16 @@ class Plan:
 
 
 def rows_from_records(signature: Signature, records: Sequence[Record]) -> Rows:
-    """Rows of records, for callers that do this once; an adapter keeps its Plan."""
+    """Rows of records, for callers that do this once; an adapter keeps its Plan.
+
+    The examples of a model that does not name its inputs are records too: their values count in their order.
+    """
     if not records:
         raise InvalidInput("there are no rows")
-    return Plan(signature).from_records(records)
+    plan = Plan(signature)
+    if plan.width is None:
+        return plan.from_rows([list(record.values()) for record in records])
+    return plan.from_records(records)
 
 
 def _nearest(word: Any, words: Sequence[str]) -> str | None:
