@@ -41,7 +41,7 @@ _MAX_ID: Final = 256
 class Batch:
     """What a body holds, before the rules for values: records, rows in field order, or columns by name."""
 
-    __slots__ = ("columns", "ids", "n", "records", "table", "timeout")
+    __slots__ = ("columns", "ids", "n", "records", "single", "table", "timeout")
 
     def __init__(
         self,
@@ -57,6 +57,8 @@ class Batch:
         self.columns = columns
         self.ids: list[str] | None = None
         self.timeout: Any = None
+        self.single = False
+        """One record by itself."""
 
 
 class BodyReader:
@@ -107,7 +109,9 @@ class BodyReader:
             batch = self._from_envelope(value)
             if batch is not None:
                 return batch
-        return self._from_list([value])
+        batch = self._from_list([value])
+        batch.single = True
+        return batch
 
     def _from_envelope(self, value: dict[str, Any]) -> Batch | None:
         """The batch of {"batches": …} and its like; None when the object is a record."""

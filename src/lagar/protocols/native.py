@@ -193,6 +193,7 @@ class NativeAdapter:
             timeout_s,
             self._postprocess,
             answer,
+            batch.single,
         )
 
     def _rows_of(self, records: list[Record]) -> Rows:
