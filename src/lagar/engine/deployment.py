@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import queue
 import threading
 import time
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lagar.engine.cost import Cost
+from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, longest_pause
 from lagar.metrics import Registry
 from lagar.registry.model import LoadedModel, ModelInfo
 from lagar.registry.signature import Signature
@@ -17,6 +20,8 @@ from lagar.types import Handlers, Outputs, Predictor, Rows
 
 if TYPE_CHECKING:
     from lagar.engine.batcher import Call
+
+log = logging.getLogger("lagar.engine")
 
 # A sleep, a lock or a socket in the user's own code must never hold the event loop, however quick it was so far.
 _ALWAYS_THREADED = frozenset({"custom"})
@@ -36,6 +41,8 @@ class Deployment:
         self.predictor: Predictor = model.predictor
         self.native_outputs = model.signature.native_outputs
         self.threaded = source.kind in _ALWAYS_THREADED or model.handlers is not None
+        """True: never inline, whatever it costs."""
+        self.hosted: HostedPredictor | None = None
         self.cost = Cost()
         self.max_queue_rows = max_queue_rows
         self.waiting: deque[Call] = deque()
@@ -81,6 +88,22 @@ class Deployment:
             started = time.perf_counter()
             self.predictor.predict(rows, outputs)
             self.cost.learn(rows.n, time.perf_counter() - started)
+
+    async def isolate_if_needed(self, example: Rows, threads: int) -> None:
+        """Move the model to a host process when it would stop the event loop while it runs in a thread."""
+        pause_s = await longest_pause(self.predictor, example, self.native_outputs, self.cost)
+        if pause_s <= MAX_PAUSE_S:
+            return
+        log.info(
+            "model %s@%s held the interpreter for %.0f ms; it runs in a process of its own",
+            self.name,
+            self.version,
+            pause_s * 1000,
+        )
+        self.hosted = await asyncio.to_thread(HostedPredictor, self.model.source, threads)
+        self.predictor.close()
+        self.predictor = self.model.predictor = self.hosted
+        self.threaded = True
 
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """Call the model and learn from how long it took."""

@@ -6,20 +6,30 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from urllib.parse import quote
 
 import msgspec
 
 from lagar.engine.batcher import Batcher, Call
 from lagar.engine.deployment import Deployment
 from lagar.engine.service import Router
-from lagar.errors import InvalidInput, MethodNotAllowed, ModelFailed, NotFound, RequestError, Unauthorized
-from lagar.protocols import native, v2
+from lagar.errors import (
+    InvalidInput,
+    MethodNotAllowed,
+    ModelFailed,
+    NotFound,
+    RequestError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from lagar.protocols import cards, native, v2
+from lagar.protocols.base import status_of
 from lagar.registry.model import ModelInfo
 from lagar.server.auth import Gate, challenges, plain_path
 from lagar.server.channel import ServerState
 from lagar.server.exchange import Receive, Scope, Send
-from lagar.server.lane import Endpoint, Headers, error_answer
+from lagar.server.lane import Endpoint, Headers, written
 from lagar.server.proxy import ControlProxy, read_body
 
 OFF_LOOP_BODY_BYTES = 32 * 1024
@@ -53,7 +63,6 @@ class App:
         infos: Callable[[], tuple[ModelInfo, ...]],
         *,
         root_path: str,
-        server_version: str,
     ) -> None:
         self._served = served
         self._router = served.router
@@ -62,7 +71,6 @@ class App:
         self._proxy = proxy
         self._infos = infos
         self._root = root_path
-        self._version = server_version
         self.state = ServerState(ready=False, reason="starting")
         self.draining = False
 
@@ -85,8 +93,8 @@ class App:
         self, error: RequestError, path: str, request_id: str, *, accept: str | None = None
     ) -> tuple[int, Headers, bytes]:
         """An error in the shape of the protocol that the path belongs to."""
-        shape = v2.ERRORS if path == "/v2" or path.startswith("/v2/") else native.ERRORS
-        status, headers, body = error_answer(shape, error, request_id)
+        shape = v2.error_answer if path == "/v2" or path.startswith("/v2/") else native.error_answer
+        status, headers, body = written(shape(error, request_id), request_id)
         if isinstance(error, Unauthorized):
             headers = [header for header in headers if header[0] != b"www-authenticate"]
             headers += [(b"www-authenticate", value) for value in challenges(path, accept or "")]
@@ -119,15 +127,15 @@ class App:
             if body is None:
                 return
             received = time.perf_counter()
-            timeout = _header(scope, b"timeout")
-            accept = _header(scope, b"accept")
-
-            def decode() -> Any:
-                return endpoint.decode(body, request_id, content_type=content_type, accept=accept, timeout=timeout)
-
-            plain = content_type is None or "json" in content_type
-            off_loop = len(body) > OFF_LOOP_BODY_BYTES * (8 if plain else 1) or (not plain and "arrow" in content_type)
-            request = await asyncio.to_thread(decode) if off_loop else decode()
+            decode = partial(
+                endpoint.decode,
+                body,
+                request_id,
+                content_type=content_type,
+                accept=_header(scope, b"accept"),
+                timeout=_header(scope, b"timeout"),
+            )
+            request = await asyncio.to_thread(decode) if _is_long_work(content_type, len(body)) else decode()
             waiter = Waiter(asyncio.get_running_loop())
             call = endpoint.call(request, waiter, received)
             self._batcher.submit(call)
@@ -139,22 +147,20 @@ class App:
             if call.error is not None:
                 raise call.error
             large = call.n > OFF_LOOP_ROWS
-            body, media = await asyncio.to_thread(endpoint.encode, call) if large else endpoint.encode(call)
+            answer, media = await asyncio.to_thread(endpoint.encode, call) if large else endpoint.encode(call)
         except RequestError as error:
-            status, headers, body = endpoint.refuse(error, request_id)
-            endpoint.count(error, status)
-            await send_answer(send, status, headers, body)
+            endpoint.count(error, status_of(error))
+            await send_answer(send, *endpoint.refuse(error, request_id))
             return
         except Exception as error:
             log.exception("a prediction failed", extra={"request_id": request_id})
-            status, headers, body = endpoint.refuse(error, request_id)
-            endpoint.count(None, status)
-            await send_answer(send, status, headers, body)
+            endpoint.count(None, 500)
+            await send_answer(send, *endpoint.refuse(error, request_id))
             return
         endpoint.deployment.request_seconds.observe(time.perf_counter() - call.received)
         endpoint.count(None, 200)
         headers = [(b"content-type", media.encode("ascii")), (b"x-request-id", request_id.encode("ascii"))]
-        await send_answer(send, 200, headers, body)
+        await send_answer(send, 200, headers, answer)
 
     # -- everything that is only looked at
 
@@ -193,7 +199,7 @@ class App:
     def _v2_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
             case ["v2"]:
-                return 200, v2.server_metadata(self._version), b"application/json"
+                return 200, v2.server_metadata(), b"application/json"
             case ["v2", "models", name, "ready"]:
                 return self._model_ready(name, None)
             case ["v2", "models", name, "versions", version, "ready"]:
@@ -211,19 +217,19 @@ class App:
     def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
         deployment = self._router.resolve(name, version)
         versions = [info.version for info in self._infos() if info.name == name]
-        return 200, v2.model_metadata(deployment, deployment.kind, versions), b"application/json"
+        return 200, v2.model_metadata(name, versions, deployment.kind, deployment.signature), b"application/json"
 
     def _native_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
             case ["models"]:
-                return _json(200, {"models": native.models_list(self._infos())})
+                return _json(200, {"models": cards.models_list(self._infos())})
             case ["models", name] | ["models", name, "versions"]:
                 self._router.resolve(name)
-                return _json(200, native.model_card([info for info in self._infos() if info.name == name]))
+                return _json(200, cards.model_card([info for info in self._infos() if info.name == name]))
             case ["models", name, "versions", version]:
                 self._router.resolve(name, version)
                 infos = [info for info in self._infos() if (info.name, info.version) == (name, version)]
-                return _json(200, native.version_card(infos[0]))
+                return _json(200, cards.version_card(infos[0]))
             case ["example"]:
                 return self._example(self._router.resolve_default())
             case ["models", name, "example"]:
@@ -233,7 +239,7 @@ class App:
         return None
 
     def _example(self, deployment: Deployment) -> tuple[int, bytes, bytes]:
-        return 200, native.example_body(deployment), b"application/json"
+        return 200, cards.example_body(deployment), b"application/json"
 
 
 class Waiter:
@@ -268,8 +274,6 @@ def strip_root(path: str, root: str) -> str:
 
 def quote_path(path: str) -> str:
     """A decoded path as it travels in a request line."""
-    from urllib.parse import quote
-
     return quote(path, safe="/:@!$&'()*+,;=-._~")
 
 
@@ -298,11 +302,16 @@ def _allow(method: str, allowed: str) -> None:
 def _check_coding(scope: Scope) -> None:
     coding = _header(scope, b"content-encoding")
     if coding is not None and coding.strip().lower() != "identity":
-        from lagar.errors import UnsupportedMediaType
-
         raise UnsupportedMediaType(f"content-encoding {coding!r:.60} is not read here; send the body uncompressed")
     if _header(scope, b"inference-header-content-length") is not None:
         raise InvalidInput("binary tensor bodies are not read here; send the tensors as JSON")
+
+
+def _is_long_work(content_type: str | None, size: int) -> bool:
+    """Whether decoding a body would hold the loop: a large one, or one that first imports pyarrow."""
+    if content_type is None or "json" in content_type or "csv" in content_type:
+        return size > OFF_LOOP_BODY_BYTES * (1 if content_type is not None and "csv" in content_type else 8)
+    return True
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

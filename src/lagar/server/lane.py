@@ -10,7 +10,7 @@ from typing import Any
 from lagar.engine.batcher import Call, Sink
 from lagar.engine.deployment import Deployment
 from lagar.errors import RequestError
-from lagar.protocols.base import NOT_SHAPED, Adapter, InferRequest
+from lagar.protocols.base import NOT_SHAPED, Adapter, ErrorAnswer, InferRequest
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.types import Outputs, Rows
@@ -83,7 +83,8 @@ class Endpoint:
         if request.postprocess:
 
             def shape(outputs: Outputs) -> Any:
-                return handlers.postprocess({name: array.tolist() for name, array in outputs.items()}, records)
+                lists = {name: array.tolist() for name, array in outputs.items()}
+                return handlers.postprocess(lists, records, request.single)
 
             call.shape = shape
 
@@ -94,7 +95,7 @@ class Endpoint:
 
     def refuse(self, error: BaseException, request_id: str) -> tuple[int, Headers, bytes]:
         """Status, headers and body of an error; content-length and date are the server's."""
-        return error_answer(self._adapter, error, request_id)
+        return written(self._adapter.error(error, request_id), request_id)
 
     def count(self, error: RequestError | None, status: int) -> None:
         """Count one answer of this endpoint."""
@@ -104,9 +105,8 @@ class Endpoint:
             deployment.count_rejection(reason)
 
 
-def error_answer(adapter: Adapter, error: BaseException, request_id: str) -> tuple[int, Headers, bytes]:
-    """An adapter's error as the server writes it."""
-    answer = adapter.error(error, request_id)
+def written(answer: ErrorAnswer, request_id: str) -> tuple[int, Headers, bytes]:
+    """An error as the server writes it."""
     headers = [
         (b"content-type", answer.content_type.encode("ascii")),
         (b"x-request-id", request_id.encode("ascii")),

@@ -70,7 +70,9 @@ class ControlProxy:
     def _head(self, scope: Scope, path: str) -> bytes:
         query = scope["query_string"]
         target = path.encode("ascii") + (b"?" + query if query else b"")
-        lines = [b"%b %b HTTP/1.1\r\n" % (scope["method"].encode("ascii"), target)]
+        # An answer to HEAD ends where no parser can see it: control is asked with GET, the exchange drops the body.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target)]
         trusted = self._proxies.trusts(scope["client"])
         for name, value in scope["headers"]:
             told = name.startswith(b"x-forwarded-") or name in _FORWARDED

@@ -57,4 +57,5 @@ def _files(path: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(path):
         folders[:] = [name for name in folders if name not in _SKIPPED and not name.startswith(".")]
         for name in files:
-            yield os.path.join(folder, name)
+            if not name.startswith("."):  # an editor's swap files
+                yield os.path.join(folder, name)

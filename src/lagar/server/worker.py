@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from lagar import __version__, runtimes
+from lagar import runtimes
 from lagar.engine.batcher import Batcher
 from lagar.engine.deployment import Deployment
 from lagar.engine.service import Router
@@ -26,7 +26,7 @@ from lagar.errors import LagarError, LoadFailed
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
 from lagar.protocols import native, v2
-from lagar.protocols.base import Limits
+from lagar.protocols.base import Adapter, Limits
 from lagar.protocols.columns import rows_from_records
 from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server.asgi import App, Served, strip_root
@@ -38,6 +38,7 @@ from lagar.server.lane import Endpoint
 from lagar.server.process import begin_child
 from lagar.server.proxy import ControlProxy, Proxies
 from lagar.settings import ServerSettings, no_colour
+from lagar.types import Rows
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a model's Python code in a thread may hold the interpreter before the event loop gets a turn."""
@@ -63,6 +64,8 @@ class Worker:
         self._metrics = Registry(Path(boot.metrics_dir), boot.slot)
         self._gate = Gate(settings, boot.keys)
         self._loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._threads = boot.threads
+        self._examples: list[tuple[Deployment, Rows]] = []
         deployments = [self._load(source, boot) for source in boot.sources]
         self.router = Router(deployments, boot.live, default=settings.default_model)
         endpoints = {(d.name, d.version): self._endpoints(d) for d in deployments}
@@ -75,13 +78,18 @@ class Worker:
             ControlProxy(boot.control_socket, Proxies(settings.trusted_proxies)),
             self.infos,
             root_path=settings.root_path,
-            server_version=__version__,
         )
         self._hot = hot_paths(self.router, served, settings) if settings.fast_lane else {}
         heads = Heads(self._hot_route, max_body_bytes=settings.max_body_bytes)
         self.http = HttpServer(loop, settings, heads, self.app, self.batcher, self._metrics, self._refuse)
         self._listener: asyncio.Server | None = None
         self._socket: socket.socket | None = None
+
+    async def isolate_models(self) -> None:
+        """Give each model that holds the interpreter a process of its own."""
+        for deployment, example in self._examples:
+            await deployment.isolate_if_needed(example, self._threads)
+        self._examples.clear()
 
     def _load(self, source: ModelSource, boot: WorkerBoot) -> Deployment:
         share = max(1, self._settings.queue_rows // boot.workers)
@@ -90,6 +98,7 @@ class Worker:
             deployment = Deployment(model, self._metrics, max_queue_rows=share)
             example = rows_from_records(model.signature, [dict(record) for record in model.signature.example[:1]])
             deployment.warm_up(example)
+            self._examples.append((deployment, example))
         except LagarError:
             raise
         except Exception as error:
@@ -102,7 +111,10 @@ class Worker:
     def _endpoints(self, deployment: Deployment) -> dict[str, Endpoint]:
         limits = Limits(max_rows=self._settings.max_rows)
         timeout_s = self._settings.request_timeout_s
-        adapters = {"native": native.NativeAdapter(deployment, limits), "v2": v2.V2Adapter(deployment, limits)}
+        adapters: dict[str, Adapter] = {
+            "native": native.NativeAdapter(deployment, limits),
+            "v2": v2.V2Adapter(deployment, limits),
+        }
         return {
             name: Endpoint(deployment, adapter, name, gate=self._gate, request_timeout_s=timeout_s)
             for name, adapter in adapters.items()
@@ -178,7 +190,15 @@ class Worker:
         self.app.state = state
 
     def _on_stuck(self, deployment: Deployment) -> None:
-        """A call of the model does not return: answer the others, then let the supervisor start a fresh worker."""
+        """A call of the model does not return: end its host, or answer the others and let a fresh worker take over."""
+        if deployment.hosted is not None:
+            log.error(
+                "model %s@%s has not returned for three deadlines; its process is ended",
+                deployment.name,
+                deployment.version,
+            )
+            deployment.hosted.kill()
+            return
         log.error(
             "model %s@%s has not returned for three deadlines; this worker is replaced",
             deployment.name,
@@ -235,6 +255,7 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     capture_standard_logging(journal)
     try:
         worker = Worker(boot, asyncio.get_running_loop())
+        await worker.isolate_models()
         await worker.listen(listener)
     except LagarError as error:
         channel.send(Failed(error.code, error.message))
