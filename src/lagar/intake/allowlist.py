@@ -148,7 +148,7 @@ _FUNCTIONS: dict[str, frozenset[str]] = {
     ),
     "scipy.special._special_ufuncs": _names("expit logit log_expit erf erfc gammaln"),
     "sklearn.cluster._kmeans": _names("_kmeans_single_lloyd _kmeans_single_elkan"),
-    "sklearn.preprocessing._data": _names("scale minmax_scale maxabs_scale robust_scale normalize binarize power_transform"),
+    "sklearn.preprocessing._data": _names("scale minmax_scale maxabs_scale robust_scale normalize binarize"),
     "sklearn.utils.validation": _names("check_array"),
     "sklearn.metrics._scorer": _names("_passthrough_scorer"),
     "sklearn.neural_network._base": _names("identity logistic tanh relu softmax"),
@@ -200,6 +200,8 @@ STR_METHODS = _names("split rsplit splitlines lower upper strip lstrip rstrip ti
 UFUNC_MODULES = ("numpy", "numpy.core._multiarray_umath", "numpy._core._multiarray_umath")
 WRAPPER = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 DTYPE = ("numpy", "dtype")
+NEW_ONLY = frozenset({("xgboost.core", "Booster"), ("lightgbm.basic", "Booster"), WRAPPER})
+"""Classes that pickles make empty and then fill; called with arguments they would open a file of any name."""
 
 
 def _guard_getattr(args: tuple[object, ...]) -> bool:
@@ -214,6 +216,10 @@ def _guard_encode(args: tuple[object, ...]) -> bool:
     return len(args) == 2 and args[1] in ("latin1", "latin-1")
 
 
+def _guard_bytes(args: tuple[object, ...]) -> bool:
+    return not (args and isinstance(args[0], int))  # bytearray(10**11) asks for that much memory
+
+
 def _never(args: tuple[object, ...]) -> bool:
     return False
 
@@ -222,6 +228,8 @@ GUARDED: Mapping[tuple[str, str], Callable[[tuple[object, ...]], bool]] = {
     ("builtins", "getattr"): _guard_getattr,
     ("numpy._core", "_ufunc_reconstruct"): _guard_ufunc,
     ("_codecs", "encode"): _guard_encode,
+    ("builtins", "bytes"): _guard_bytes,
+    ("builtins", "bytearray"): _guard_bytes,
     ("numpy", "memmap"): _never,
 }
 """Globals that are let through only when called with arguments that the walk sees to be harmless."""

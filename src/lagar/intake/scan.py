@@ -107,7 +107,7 @@ def _walk(walk: Walk, source: str, size: int) -> None:
             f"{source} is a damaged pickle: {error} (byte {walk.pos:,} of {size:,}); copy it or save the model again"
         ) from None
     except BROKEN as error:
-        if walk.pos == 0 and not walk.stack:
+        if not walk.begun():
             raise UnsupportedModel(
                 f"{source} is not a pickle; Lagar opens models saved by joblib.dump or pickle.dump"
             ) from None

@@ -26,6 +26,7 @@ MAX_MARKS = 10_000
 _MAX_TEXT = 1024
 _MAX_DICT = 8192
 _DTYPE_TEXT = re.compile(r"[<>=|]?[A-Za-z?_]{1,12}\d{0,9}(\[\w{1,8}\])?\Z")
+_OPCODES = frozenset(opcode.code.encode("latin-1") for opcode in pickletools.opcodes)
 _WRAPPER_KEYS = frozenset({"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"})
 
 
@@ -89,6 +90,8 @@ class _Array:
 
 
 _OPAQUE = _Opaque()
+_RANGE = _Opaque()
+"""A range: small in the file, and list(range(10**11)) is not."""
 
 
 class Findings:
@@ -153,6 +156,11 @@ class Walk:
         if self.frame_end > self.stream.tell():
             raise Malformed("it stops inside a frame")
         self._count(count & 0xFFFF)
+
+    def begun(self) -> bool:
+        """True when the stream begins with an opcode at all."""
+        self.stream.seek(0)
+        return self.stream.read(1) in _OPCODES
 
     def _opcodes(self) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]]:
         return pickletools.genops(self.stream)  # type: ignore[return-value]
@@ -342,7 +350,7 @@ class Walk:
         if isinstance(cls, Global) and cls.key == allowlist.WRAPPER and args == ():
             self.stack.append(_Array())
         else:
-            self.stack.append(self._call(cls, args))
+            self.stack.append(self._call(cls, args, new=args == ()))
 
     def new_object_ex(self, arg: object) -> None:
         kwargs = self.stack.pop()
@@ -354,16 +362,17 @@ class Walk:
             self._changed(kwargs)
         self.stack.append(self._call(cls, args))
 
-    def _call(self, target: object, args: object) -> object:
+    def _call(self, target: object, args: object, *, new: bool = False) -> object:
         if not isinstance(target, Global):
             self.findings.refuse("a call of something that is not a global")
             return _OPAQUE
         if target.own or not target.permitted:
             return _OPAQUE
-        if target.key == allowlist.WRAPPER or not allowlist.callable_by_pickle(*target.key):
+        known = args if isinstance(args, tuple) else ()
+        filled = target.key in allowlist.NEW_ONLY and not new
+        if filled or _RANGE in known or not allowlist.callable_by_pickle(*target.key):
             self.findings.refuse(f"{target} (called by the pickle)")
             return _OPAQUE
-        known = args if isinstance(args, tuple) else ()
         guard = allowlist.GUARDED.get(target.key)
         if guard is not None and not guard(known):
             self.findings.refuse(f"{target} (called with {_told(known)})")
@@ -371,6 +380,8 @@ class Walk:
             return _DType(_plain_dtype(known), copied=len(known) == 3 and known[2] in (True, 1))
         if target.module == "copyreg":
             return self._copyreg(target, known)
+        if target.key == ("builtins", "range"):
+            return _RANGE
         if target.key == ("numpy._core.multiarray", "scalar"):
             dtype = known[0] if known else None
             # For an object dtype it returns its argument, which could hide a class from this walk.
@@ -393,7 +404,7 @@ class Walk:
         if cls.key == allowlist.DTYPE:
             self.findings.refuse(f"{target} (called with {cls})")
             return _OPAQUE
-        return self._call(cls, args[1:])
+        return self._call(cls, args[1:], new=len(args) == 1)
 
     def _only_class(self, cls: Global) -> None:
         if cls.key in (allowlist.DTYPE, allowlist.WRAPPER) or cls.key in allowlist.GUARDED:
@@ -490,6 +501,7 @@ BROKEN = (
     EOFError,
     MemoryError,
     RecursionError,
+    Warning,  # where warnings are errors, pickletools' own about escapes in a name
 )
 """What `Walk.run` raises for bytes that are no sound pickle."""
 
