@@ -18,7 +18,10 @@ class Scripted:
         pass
 
     def predict(self, rows):
-        time.sleep(max(row["seconds"] for row in rows))
+        seconds = max(row["seconds"] for row in rows)
+        if seconds >= 1:
+            open(os.path.join(os.path.dirname(__file__), ".running"), "w").close()
+        time.sleep(seconds)
         return [row["tag"] + self.offset for row in rows]
 '''
 
@@ -34,6 +37,11 @@ type = "float"
 [fields.tag]
 type = "int"
 """
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a scripted model in folder has begun a prediction of a second or more."""
+    return (folder / ".running").exists()
 
 
 def scripted_model(folder: Path, source: str = SCRIPTED) -> Path:
