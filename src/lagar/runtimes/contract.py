@@ -230,10 +230,10 @@ def _ruled(field: Field, rule: Mapping[str, Any], draft: Draft) -> Field:
         if field.type == "unknown" and kind is None:
             changes["type"] = _type_of(rule["categories"])
     if rule.get("range") is not None:
-        low, high = rule["range"]
+        low, high = rule["range"]  # an infinite end is None once it came through JSON to a worker
         changes |= {
-            "minimum": low if math.isfinite(low) else None,
-            "maximum": high if math.isfinite(high) else None,
+            "minimum": low if low is not None and math.isfinite(low) else None,
+            "maximum": high if high is not None and math.isfinite(high) else None,
         }
         if field.type == "unknown" and kind is None:
             changes["type"] = "float"
