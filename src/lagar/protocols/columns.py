@@ -132,7 +132,7 @@ class Plan:
             )
         table = self._pick(records)
         if table is not None:
-            return self.from_tuples(table)
+            return self.from_tuples(table) or self._exact(self._rules, table)
         return self._exact(self._rules, (self._row_of(record, row, known_extra) for row, record in enumerate(records)))
 
     def from_columns(
@@ -227,14 +227,16 @@ class Plan:
                     f"{shown(key)} is no input of this model{where}{meant}{self._hint}", field=str(key), row=row
                 )
 
-    def from_tuples(self, table: Sequence[tuple[Any, ...]]) -> Rows:
+    def from_tuples(self, table: Sequence[tuple[Any, ...]]) -> Rows | None:
+        """Rows of values in the order of the fields; None when they need a closer look.
+
+        A typed decoder has already made floats of all numbers, so a whole number may have lost digits: the closer look
+        is at the body, not at these values.
+        """
         if self.plain:
             column = _quick_numbers(list(chain.from_iterable(table)))
-            if column is not None:
-                return Rows(len(table), column.reshape(len(table), len(self._rules)))
-        elif (rows := self._quick(len(table), zip(*table, strict=True))) is not None:
-            return rows
-        return self._exact(self._rules, table)
+            return None if column is None else Rows(len(table), column.reshape(len(table), len(self._rules)))
+        return self._quick(len(table), zip(*table, strict=True))
 
     # Values.
 
