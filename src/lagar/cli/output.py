@@ -43,7 +43,7 @@ class Progress:
     def __init__(self, what: str, total: int | None = None) -> None:
         """`total` is the work in the unit that `advance` counts, None when it is not known."""
         self._what = what
-        self._total = total
+        self.total = total
         self._done = 0
         self._rows = 0
         self._started = time.monotonic()
@@ -64,9 +64,9 @@ class Progress:
     def _line(self, now: float) -> str:
         speed = self._rows / (now - self._started)
         text = f"{self._what}  {self._rows:,} rows  {speed:,.0f} rows/s"
-        if not self._total:
+        if not self.total:
             return text
-        share = min(self._done / self._total, 1.0)
+        share = min(self._done / self.total, 1.0)
         filled = int(share * 24)
         left_s = (now - self._started) * (1 - share) / share if share else 0.0
         return f"{text}  [{'#' * filled}{'.' * (24 - filled)}] {share:.0%}  {left_s:.0f} s left"
