@@ -43,6 +43,8 @@ class _Common(msgspec.Struct):
     example: str | None
     trust: bool
     skipped: list[str]
+    names: set[str]
+    """The names that the paths themselves give."""
 
 
 def find_models(
@@ -67,14 +69,17 @@ def find_models(
         example=str(_existing(example, "--example")) if example is not None else None,
         trust=trust,
         skipped=[],
+        names=set(),
     )
     sources: list[ModelSource] = []
     for path in paths:
         sources.extend(_found_at(path, common))
+    if name is not None and len(common.names) > 1:
+        raise SetupError(
+            f"--name names one model, and {len(common.names)} were found: {', '.join(sorted(common.names))}"
+        )
     _refuse_twice(sources)
     names = {source.name for source in sources}
-    if name is not None and len(names) > 1:
-        raise SetupError(f"--name names one model, and {len(names)} were found: {', '.join(sorted(names))}")
     if example is not None and len(names) > 1:
         raise SetupError(f"--example belongs to one model, and {len(names)} were found: {', '.join(sorted(names))}")
     live = {model: greatest(source.version for source in sources if source.name == model) for model in sorted(names)}
@@ -263,6 +268,7 @@ def _inside(toml: Path, folder: Path, text: str, key: str) -> Path:
 
 
 def _name(path: Path, common: _Common, name: str) -> str:
+    common.names.add(name)
     return common.name or _check_name(str(path), name)
 
 

@@ -95,10 +95,12 @@ class Chain:
 
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         try:
-            x = self._take(rows)
-            for transform in self._transforms:
-                x = transform(x)
-            return self._head.outputs(x, outputs)
+            # Libraries that compute in float32 cast on their own, and would warn before they refuse.
+            with np.errstate(over="ignore"):
+                x = self._take(rows)
+                for transform in self._transforms:
+                    x = transform(x)
+                return self._head.outputs(x, outputs)
         except ValueError as error:
             refuse_if_callers(rows, self._names, error)
             raise

@@ -1,4 +1,4 @@
-"""Pickled models: scikit-learn estimators, pipelines, searches, (transformer, estimator) tuples and library wrappers."""
+"""Pickled models: scikit-learn estimators, pipelines, searches, (transformer, estimator) tuples, wrappers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def of_object(model: Any, source: ModelSource, threads: int) -> Opened:
         meanings=head.meanings,
         origin=learned.origin,
     )
-    return Opened(Chain(take, steps if head.task != "transformer" else steps, head), draft, _libraries([*steps, final]))
+    return Opened(Chain(take, steps, head), draft, _libraries([*steps, final]))
 
 
 def _booster(model: Any, threads: int) -> Opened | None:
@@ -107,9 +107,7 @@ def _flat(model: Any, source: ModelSource) -> tuple[list[Any], Any]:
     if isinstance(model, (tuple, list)):
         return _flat_sequence(model, source)
     root = type(model).__module__.partition(".")[0]
-    if hasattr(model, "best_estimator_") and hasattr(
-        model, "param_grid" if hasattr(model, "param_grid") else "scoring"
-    ):
+    if hasattr(model, "best_estimator_") and hasattr(model, "cv_results_"):
         return _flat(model.best_estimator_, source)
     if root == "sklearn" and hasattr(model, "cv_results_") and not hasattr(model, "best_estimator_"):
         raise UnsupportedModel(

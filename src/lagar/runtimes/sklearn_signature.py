@@ -291,6 +291,8 @@ def _learned(walk: _Walk, steps: list[Any], names: list[str] | None) -> Learned:
     by_name = names is not None and (walk.needs_names or outputs_frames or not numeric)
     if not by_name and len(fields) < width:  # a matrix has every column, also those that are dropped
         fields = [_field(label, column) for label, column in zip(labels, walk.columns, strict=True)]
+        if numeric:
+            fields = [msgspec.structs.replace(f, type="float") if f.type == "unknown" else f for f in fields]
     categories = _frame_categories(steps[0], fields) if by_name else {}
     if by_name:
         form: Form = "frame"
@@ -396,7 +398,7 @@ def _resolve(spec: Any, names: list[str] | None, width: int) -> tuple[list[int],
             stop = names.index(spec.stop) + 1 if spec.stop is not None else width
             return list(range(start, stop)), True
         return list(range(width))[spec], False
-    items = list(np.asarray(spec, dtype=object).ravel()) if not isinstance(spec, list) else list(spec)
+    items: list[Any] = spec if isinstance(spec, list) else np.asarray(spec, dtype=object).ravel().tolist()
     if items and all(isinstance(item, (bool, np.bool_)) for item in items):
         return [index for index, flag in enumerate(items) if flag], False
     if items and all(isinstance(item, str) for item in items):
@@ -435,8 +437,8 @@ def _as_kind(values: tuple[Scalar, ...], kind: str) -> tuple[Scalar, ...]:
 
 def _fitted_on_objects(step: Any) -> bool:
     """An encoder over an array of numbers keeps their dtype; one over objects wants objects again."""
-    categories = getattr(step, "categories_", None)
-    return bool(categories) and any(np.asarray(values).dtype == object for values in categories)
+    categories = getattr(step, "categories_", None) or ()
+    return any(np.asarray(values).dtype == object for values in categories)
 
 
 def _frame_categories(step: Any, fields: list[Field]) -> dict[int, list[Any]]:

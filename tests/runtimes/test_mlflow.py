@@ -1,0 +1,103 @@
+"""MLflow folders through their native flavour, with the signature that was logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+
+from lagar.errors import LoadFailed, UnsupportedModel
+from runtimes.conftest import answers, load, same
+
+WINE, KIND = load_wine(return_X_y=True, as_frame=True)
+WINE = WINE.iloc[:, :4]
+
+mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's own deprecations while saving
+
+
+def save(flavour: str, model: Any, folder: Path, x: Any = WINE, **options: Any) -> Path:
+    import importlib
+
+    from mlflow.models import infer_signature
+
+    module = importlib.import_module(f"mlflow.{flavour}")
+    requirements = {"pip_requirements": ["scikit-learn"]}
+    module.save_model(model, folder, signature=infer_signature(x, model.predict(x)), **requirements, **options)
+    return folder
+
+
+def test_a_sklearn_flavour_answers_as_its_model(tmp_path: Path) -> None:
+    model = LogisticRegression(max_iter=5000).fit(WINE.to_numpy(), KIND)
+    folder = save("sklearn", model, tmp_path / "wine", serialization_format="cloudpickle")
+    loaded = load(folder)
+    same(answers(loaded, WINE)["predict_proba"], model.predict_proba(WINE.to_numpy()))
+    assert loaded.signature.names == tuple(WINE.columns)  # the model has none: the MLflow signature has
+    assert (loaded.source.kind, loaded.source.name, loaded.source.pickled) == ("mlflow", "wine", True)
+    assert len(loaded.source.sha256) == 64
+
+
+def test_an_xgboost_flavour_answers_as_its_model(tmp_path: Path) -> None:
+    model = xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(WINE, KIND)
+    loaded = load(save("xgboost", model, tmp_path / "boosted"))
+    same(answers(loaded, WINE)["predict_proba"], model.predict_proba(WINE).astype(float))
+    assert not loaded.source.pickled
+
+
+def test_a_lightgbm_flavour_answers_as_its_model(tmp_path: Path) -> None:
+    import lightgbm
+
+    model = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1).fit(WINE, KIND)
+    loaded = load(save("lightgbm", model, tmp_path / "light", serialization_format="cloudpickle"))
+    same(answers(loaded, WINE)["predict_proba"], model.predict_proba(WINE))
+
+
+MLMODEL = """
+flavors:
+  python_function:
+    loader_module: my_code
+  {flavour}:
+    pickled_model: model.pkl
+    sklearn_version: 1.0.0
+signature:
+  inputs: '[{{"name": "a", "type": "long", "required": true}}, {{"name": "b", "type": "double", "required": false}}]'
+"""
+
+
+def test_the_signature_types_and_optional_columns_become_fields(tmp_path: Path) -> None:
+    import joblib
+
+    (tmp_path / "MLmodel").write_text(MLMODEL.format(flavour="sklearn"))
+    x = np.arange(20.0).reshape(10, 2)
+    joblib.dump(LogisticRegression().fit(x, [0, 1] * 5), tmp_path / "model.pkl")
+    loaded = load(tmp_path)
+    first, second = loaded.signature.fields
+    assert (first.name, first.type, second.name, second.nullable) == ("a", "int", "b", True)
+    assert "MLflow signature" in loaded.signature.origin
+    assert any("1.0.0" in warning for warning in loaded.warnings)
+
+
+def test_a_folder_without_a_native_flavour_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text(MLMODEL.format(flavour="pytorch"))
+    with pytest.raises(
+        UnsupportedModel, match=r"only the flavors python_function, pytorch; .*mlflow\.sklearn\.log_model"
+    ):
+        load(tmp_path)
+
+
+def test_a_folder_that_lost_its_model_says_which_file(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text(MLMODEL.format(flavour="sklearn"))
+    with pytest.raises(LoadFailed, match=r"model\.pkl is not there"):
+        load(tmp_path)
+
+
+def test_skops_is_refused_with_the_format_to_use(tmp_path: Path) -> None:
+    text = MLMODEL.format(flavour="sklearn").replace("model.pkl", "model.skops\n    serialization_format: skops")
+    (tmp_path / "MLmodel").write_text(text)
+    with pytest.raises(UnsupportedModel, match=r"serialization_format=.cloudpickle"):
+        load(tmp_path)
