@@ -444,10 +444,10 @@ def model_ready(name: str, ready: bool = True) -> bytes:
 def model_metadata(name: str, versions: Sequence[str], platform: str, signature: Signature) -> bytes:
     """Names, datatypes and shapes of inputs and outputs; -1 is the number of rows, or unknown.
 
-    A model that names its fields lists them as columns [-1,1]; one that does not takes a single matrix. Both kinds
-    accept both forms where all fields are numbers.
+    A model that names its fields, or takes other things than numbers, lists them as columns [-1,1]; any other takes a
+    single matrix. Both kinds accept both forms where all fields are numbers.
     """
-    if signature.fields is None or not signature.named:
+    if signature.fields is None or (signature.layout == "matrix" and not signature.named):
         width = -1 if signature.width is None else signature.width
         inputs = [{"name": "input", "datatype": "FP64", "shape": [-1, width]}]
     else:
