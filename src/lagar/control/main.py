@@ -59,7 +59,7 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
         catalog = open_catalog(Path(boot.home))
     except SetupError as error:
         channel.send(Failed(error.code, error.message))
-        await channel.flush()
+        await channel.close()
         return 1
     with catalog:
         rows = key_rows(list_keys(catalog))
@@ -68,7 +68,7 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
         )
         channel.send(Keys(rows))
         await _serve(channel, listener, state, catalog, rows, log)
-    await channel.flush()
+    await channel.close()
     return 0
 
 

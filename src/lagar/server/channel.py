@@ -125,13 +125,6 @@ class Channel:
         data = _encoder.encode(message)
         self._writer.write(len(data).to_bytes(4, "big") + data)
 
-    async def flush(self) -> None:
-        """Until everything that was sent is with the kernel; a peer that has died is no error."""
-        transport = self._writer.transport
-        transport.set_write_buffer_limits(high=0)
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
-
     async def receive(self) -> Message | None:
         """The next message; None when the other end is gone."""
         try:
@@ -144,10 +137,8 @@ class Channel:
         while (message := await self.receive()) is not None:
             yield message
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Send what is queued and close; a peer that has died is no error."""
         self._writer.close()
-
-    async def wait_closed(self) -> None:
-        """Until the socket is closed, after `close`."""
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()

@@ -250,9 +250,8 @@ class Supervisor:
             await asyncio.wait({child.exited})
         finally:
             listening.cancel()
-            child.channel.close()
             del self._children[child]
-        await child.channel.wait_closed()
+            await child.channel.close()
 
     async def _listen(self, post: Post, child: Child) -> None:
         async for message in child.channel.messages():

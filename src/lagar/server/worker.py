@@ -70,7 +70,7 @@ class Worker:
         self.router = Router(deployments, boot.live, default=settings.default_model)
         endpoints = {(d.name, d.version): self._endpoints(d) for d in deployments}
         served = Served(self.router, endpoints)
-        self.batcher = Batcher(loop, self._on_stuck)
+        self.batcher = Batcher(loop, self._on_stuck, request_timeout_s=settings.request_timeout_s)
         self.app = App(
             served,
             self.batcher,
@@ -259,7 +259,7 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
         await worker.listen(listener)
     except LagarError as error:
         channel.send(Failed(error.code, error.message))
-        await channel.flush()
+        await channel.close()
         return 1
     gc.collect()
     gc.freeze()
@@ -275,6 +275,7 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
             if not await worker.drain(settings.drain_timeout_s):
                 log.warning("the drain time ran out with requests unanswered")
             break
+    await channel.close()
     return 0
 
 
