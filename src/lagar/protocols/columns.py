@@ -26,7 +26,7 @@ EXACT: Final = 2.0**53
 _INT64: Final = 1 << 63
 _NUMBERS: Final = frozenset({float, int})
 _SHOWN_CATEGORIES: Final = 10
-_SHORT: Final = 64
+SHORT: Final = 64
 """Up to so many values Python's own sum is quicker than two numpy reductions."""
 _ABSENT: Final = object()
 
@@ -97,12 +97,15 @@ class Plan:
 
     # Entrances: one per shape that a body may have.
 
-    def from_matrix(self, matrix: NDArray[np.float64]) -> Rows | None:
-        """Rows of a C-ordered (n, width) matrix that came from JSON numbers; None when it needs a closer look."""
+    def from_matrix(self, matrix: NDArray[np.float64], *, exact: bool = False) -> Rows | None:
+        """Rows of a C-ordered (n, width) matrix that came from JSON numbers; None when it needs a closer look.
+
+        `exact`: the caller knows that all numbers are below 2^53.
+        """
         if self.layout != "matrix":
             return None
         # NaN fails both comparisons. A number beyond 2^53 may have been a whole number that lost digits: look closer.
-        if not (matrix.max() < EXACT and matrix.min() > -EXACT):
+        if not exact and not (matrix.max() < EXACT and matrix.min() > -EXACT):
             return None
         if not self.plain:
             for index, rule in enumerate(self._rules):
@@ -375,7 +378,7 @@ def _quick_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
         array = np.array(values, np.float64)
     except OverflowError:
         return None
-    if len(values) <= _SHORT:
+    if len(values) <= SHORT:
         return array if sum(map(abs, values)) < EXACT else None
     return array if array.max() < EXACT and array.min() > -EXACT else None
 

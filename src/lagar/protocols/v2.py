@@ -33,7 +33,7 @@ from lagar.protocols.base import (
     status_of,
     timeout_of,
 )
-from lagar.protocols.columns import Plan
+from lagar.protocols.columns import EXACT, SHORT, Plan
 from lagar.protocols.tensors import DATATYPES, FLOAT_LIMITS, INTEGER_RANGES, Tensor, TensorPlan, check_values
 from lagar.registry.signature import Field, Output, Signature
 from lagar.types import Array, Outputs, Rows
@@ -149,6 +149,7 @@ class V2Adapter:
             return None
         n, width = shape
         data: Any = tensor.data
+        exact = False
         if isinstance(tensor, _Nested):
             if len(data) != n or n == 0 or set(map(len, data)) != {width}:
                 return None
@@ -157,7 +158,8 @@ class V2Adapter:
             if len(data) != n * width or n <= 0:
                 return None
             matrix = np.array(data).reshape(n, width)
-        rows = self._rows(tensor.datatype, n, width, matrix)
+            exact = len(data) <= SHORT and sum(map(abs, data)) < EXACT
+        rows = self._rows(tensor.datatype, n, width, matrix, exact=exact)
         return None if rows is None else self._request(rows, given_id, request_id)
 
     def _decode_large(self, body: bytes, request_id: str) -> InferRequest | None:
@@ -170,7 +172,9 @@ class V2Adapter:
         rows = self._rows(datatype, n, width, flat.reshape(n, width))
         return None if rows is None else self._request(rows, given_id, request_id)
 
-    def _rows(self, datatype: str, n: int, width: int, matrix: NDArray[np.float64]) -> Rows | None:
+    def _rows(
+        self, datatype: str, n: int, width: int, matrix: NDArray[np.float64], *, exact: bool = False
+    ) -> Rows | None:
         if n > self._limits.max_rows or width == 0 or (self._width is not None and width != self._width):
             return None
         if datatype in INTEGER_RANGES:
@@ -182,7 +186,7 @@ class V2Adapter:
                 return None
         elif datatype not in FLOAT_LIMITS:
             return None
-        return self._plan.from_matrix(matrix)  # below 2^53, hence within FP32 and BF16
+        return self._plan.from_matrix(matrix, exact=exact)  # below 2^53, hence within FP32 and BF16
 
     def _request(self, rows: Rows, given_id: str | None, request_id: str) -> InferRequest | None:
         if given_id is not None:
