@@ -56,6 +56,11 @@ def test_a_model_that_does_not_know_its_fields_says_so(control: Control) -> None
     page = control(bare_info()).get("/").text
     assert "The fields are unknown" in words(page)
     assert island(page)["versions"][0]["fields"] == []
+    info = bare_info()
+    example = msgspec.structs.replace(info.signature, example=({"x0": 1.5, "x1": 2.0},))
+    form = island(control(msgspec.structs.replace(info, signature=example)).get("/").text)["versions"][0]
+    assert json.loads(form["json"]) == [[1.5, 2.0]]
+    assert form["csv"] == ""
 
 
 def test_readiness_is_told_with_its_reason(control: Control) -> None:

@@ -94,6 +94,10 @@ def _add_facts(app: FastAPI, state: ControlState) -> None:
 
 
 def _add_assets(app: FastAPI, assets: Assets) -> None:
+    @app.api_route("/favicon.ico", methods=["GET", "HEAD"])
+    def icon(request: Request) -> Response:
+        return static(request, "press.svg")
+
     @app.api_route("/static/{name:path}", methods=["GET", "HEAD"])
     def static(request: Request, name: str, v: str = "") -> Response:
         asset = assets.get(name)

@@ -188,11 +188,12 @@ def _ref(info: ModelInfo, part: str) -> str:
 
 
 def _model_schemas(info: ModelInfo) -> dict[str, Schema]:
-    by_name = info.has_preprocess or info.signature.fields is not None
     return {
         _part(info, "Record"): schemas.record_schema(info),
         _part(info, "Row"): schemas.row_schema(info),
-        _part(info, "Body"): schemas.json_body(_ref(info, "Record"), _ref(info, "Row"), by_name=by_name),
+        _part(info, "Body"): schemas.json_body(
+            _ref(info, "Record"), _ref(info, "Row"), by_name=schemas.takes_records(info)
+        ),
         _part(info, "Answer"): schemas.answer_schema(info),
     }
 

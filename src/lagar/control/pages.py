@@ -123,7 +123,7 @@ def _form(info: ModelInfo, path: str) -> dict[str, Any]:
         "key": f"{info.name}@{info.version}",
         "path": path,
         "fields": [_input(field, first) for field in fields],
-        "json": _batch_json(records) if records else "",
+        "json": _batch_json(schemas.example_items(info)),
         "ndjson": schemas.ndjson_example(info),
         "csv": schemas.csv_example(info),
     }
@@ -151,8 +151,8 @@ def _input(field: Field, example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _batch_json(records: list[dict[str, Any]]) -> str:
-    return "[\n" + ",\n".join("  " + token(record) for record in records) + "\n]"
+def _batch_json(items: list[Any]) -> str:
+    return "[\n" + ",\n".join("  " + token(item) for item in items) + "\n]" if items else ""
 
 
 def _plain(value: Any) -> str:

@@ -146,23 +146,39 @@ def json_examples(info: ModelInfo) -> dict[str, Any]:
         return {}
     columns = list(records[0])
     rows = [[record.get(name) for name in columns] for record in records]
-    forms: dict[str, Any] = {"one record": records[0], "list of records": records}
-    if not info.has_preprocess and columns == list(info.signature.names):
-        forms |= {
-            "list of rows": rows,
-            "batches": {"batches": rows},
-            "instances": {"instances": rows},
-            "inputs": {"inputs": rows},
-            "columns and data": {"columns": columns, "data": rows},
-            "input_data": {"input_data": {"columns": columns, "index": list(range(len(rows))), "data": rows}},
-        }
+    by_name = {"one record": records[0], "list of records": records}
+    by_order = {
+        "list of rows": rows,
+        "batches": {"batches": rows},
+        "instances": {"instances": rows},
+        "inputs": {"inputs": rows},
+    }
+    by_column = {
+        "columns and data": {"columns": columns, "data": rows},
+        "input_data": {"input_data": {"columns": columns, "index": list(range(len(rows))), "data": rows}},
+    }
+    if not takes_records(info):
+        forms: dict[str, Any] = by_order
+    elif info.has_preprocess or columns != list(info.signature.names):
+        forms = by_name
+    else:
+        forms = by_name | by_order | by_column
     return {name: {"summary": name, "value": value} for name, value in forms.items()}
+
+
+def takes_records(info: ModelInfo) -> bool:
+    """False for a model that does not say which fields it has: it takes rows of numbers only."""
+    return info.has_preprocess or info.signature.fields is not None
 
 
 def csv_example(info: ModelInfo) -> str:
     """The example rows as CSV with a header; "" when a cell is no plain value."""
     records = example_records(info.signature)
-    if not records or any(isinstance(value, list | dict) for record in records for value in record.values()):
+    if (
+        not records
+        or not takes_records(info)
+        or any(isinstance(value, list | dict) for record in records for value in record.values())
+    ):
         return ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -180,7 +196,13 @@ def _cell(value: Scalar) -> str:
 
 
 def ndjson_example(info: ModelInfo) -> str:
-    return "".join(token(record) + "\n" for record in example_records(info.signature))
+    return "".join(token(item) + "\n" for item in example_items(info))
+
+
+def example_items(info: ModelInfo) -> list[Any]:
+    """The example as a caller posts it: records, or rows where the model takes those only."""
+    records = example_records(info.signature)
+    return list(records) if takes_records(info) else [list(record.values()) for record in records]
 
 
 def answer_schema(info: ModelInfo) -> Schema:

@@ -80,11 +80,13 @@ class FieldBox {
     if (this.other) this.box.append(this.other);
     this.box.append(this.hint, this.wrong);
     if (this.control.tagName === "TEXTAREA") this.box.classList.add("wide");
-    this.box.addEventListener("input", () => {
+    const changed = () => {
       this.token = this.read();
       this.clear();
       this.box.dispatchEvent(new CustomEvent("asked", { bubbles: true }));
-    });
+    };
+    this.box.addEventListener("input", changed);
+    this.box.addEventListener("change", () => this.token !== this.read() && changed());
     this.fill();
     return this.box;
   }
