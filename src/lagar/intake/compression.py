@@ -27,7 +27,7 @@ _PREFIXES = (
 
 class _Decompressor(Protocol):
     eof: bool
-    unused_data: bytes
+    unused_data: bytes | None
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
@@ -72,7 +72,7 @@ def _expand(data: bytes, name: str, limit: int, source: str) -> bytes:
             feed = getattr(stream, "unconsumed_tail", b"")
             if not piece and not feed and not stream.eof:
                 raise LoadFailed(f"{source} ends in the middle of its {name} data; copy or save it again")
-        rest = stream.unused_data
+        rest = stream.unused_data or b""
         if name != method(rest) or name == "zlib":
             break  # padding or garbage after the last member is not read
     return made.getvalue()

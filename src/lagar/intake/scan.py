@@ -77,7 +77,12 @@ def _scan(data: bytes, code_modules: frozenset[str], trust: bool, source: str) -
     payload = compression.opened(data, source)
     findings = Findings()
     stream = io.BytesIO(payload)
-    _walk(Walk(stream, len(payload), code_modules, findings), source, len(payload))
+    try:
+        _walk(Walk(stream, len(payload), code_modules, findings), source, len(payload))
+    except LoadFailed:
+        if findings.refused and not trust:
+            _refuse(tuple(findings.refused), source)
+        raise
     pickles, end = 1, stream.tell()
     while end < len(payload) and pickles < _MAX_PICKLES:
         found = _next(stream, len(payload), code_modules, findings)

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import io
 import pickletools
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from lagar.intake import allowlist
+from lagar.intake.symbols import ArrayWrapper, Dict, DType, Global, List, NDArray, Opaque, built_dtype, plain_dtype
 
 MAX_OPCODES = 100_000_000
 """About a minute of reading; a dictionary of ten million words has thirty million."""
@@ -24,8 +22,6 @@ MAX_MEMO = 20_000_000
 MAX_GLOBALS = 10_000
 MAX_MARKS = 10_000
 _MAX_TEXT = 1024
-_MAX_DICT = 8192
-_DTYPE_TEXT = re.compile(r"[<>=|]?[A-Za-z?_]{1,12}\d{0,9}(\[\w{1,8}\])?\Z")
 _OPCODES = frozenset(opcode.code.encode("latin-1") for opcode in pickletools.opcodes)
 _WRAPPER_KEYS = frozenset({"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"})
 
@@ -34,63 +30,8 @@ class Malformed(Exception):
     """The bytes are no pickle that a pickler would write."""
 
 
-class Global:
-    """A name that the pickle would import."""
-
-    __slots__ = ("key", "module", "name", "own", "permitted")
-
-    def __init__(self, module: str, name: str, code_modules: frozenset[str]) -> None:
-        self.key = (module, name)
-        self.module = module
-        self.name = name
-        self.own = allowlist.own_code(module, code_modules)
-        self.permitted = allowlist.permits(module, name, code_modules)
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-class _Opaque:
-    """A value whose content cannot matter: numbers, bytes, lists, finished objects."""
-
-    __slots__ = ()
-
-
-class _Dict:
-    """A dictionary, as far as its keys are short text."""
-
-    __slots__ = ("items",)
-
-    def __init__(self) -> None:
-        self.items: dict[str, object] = {}
-
-    def put(self, key: object, value: object) -> None:
-        if isinstance(key, str) and len(self.items) < _MAX_DICT:
-            self.items[key] = value
-
-
-class _DType:
-    """A numpy dtype in the making; `value` is None while it cannot be known."""
-
-    __slots__ = ("built", "copied", "value")
-
-    def __init__(self, value: np.dtype[Any] | None, copied: bool) -> None:
-        self.value = value
-        self.copied = copied
-        self.built = False
-
-
-class _Array:
-    """A joblib NumpyArrayWrapper: when its state is set, array bytes follow in the stream."""
-
-    __slots__ = ("built",)
-
-    def __init__(self) -> None:
-        self.built = False
-
-
-_OPAQUE = _Opaque()
-_RANGE = _Opaque()
+_OPAQUE = Opaque()
+_RANGE = Opaque()
 """A range: small in the file, and list(range(10**11)) is not."""
 
 
@@ -255,24 +196,36 @@ class Walk:
             raise Malformed("its stack is empty")
         self.stack[-n:] = [tuple(self.stack[-n:])]
 
+    def empty_list(self, arg: object) -> None:
+        self.stack.append(List(0))
+
+    def list_mark(self, arg: object) -> None:
+        items = self._items()
+        self.stack.append(List(len(items)))
+
     def sequence_mark(self, arg: object) -> None:
         self._items()
         self.stack.append(_OPAQUE)
 
     def append(self, arg: object) -> None:
         self.stack.pop()
-        self._changed(self.stack[-1])
+        self._longer(self.stack[-1], 1)
 
     def extend_mark(self, arg: object) -> None:
-        self._items()
-        self._changed(self.stack[-1])
+        items = self._items()
+        self._longer(self.stack[-1], len(items))
+
+    def _longer(self, target: object, by: int) -> None:
+        if isinstance(target, List):
+            target.length += by
+        self._changed(target)
 
     def empty_dict(self, arg: object) -> None:
-        self.stack.append(_Dict())
+        self.stack.append(Dict())
 
     def dict_mark(self, arg: object) -> None:
         items = self._items()
-        made = _Dict()
+        made = Dict()
         self._fill(made, items)
         self.stack.append(made)
 
@@ -286,12 +239,12 @@ class Walk:
         self._fill(self.stack[-1], items)
 
     def _fill(self, target: object, items: list[object]) -> None:
-        if isinstance(target, _Dict):
+        if isinstance(target, Dict):
             if len(items) % 2:
                 raise Malformed("a dictionary has a key without a value")
-            if len(target.items) < _MAX_DICT:
-                for key, value in zip(items[::2], items[1::2], strict=True):
-                    target.put(key, value)
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                if not target.put(key, value):
+                    break
         self._changed(target)
 
     # Names.
@@ -348,7 +301,7 @@ class Walk:
         args = self.stack.pop()
         cls = self.stack.pop()
         if isinstance(cls, Global) and cls.key == allowlist.WRAPPER and args == ():
-            self.stack.append(_Array())
+            self.stack.append(ArrayWrapper())
         else:
             self.stack.append(self._call(cls, args, new=args == ()))
 
@@ -369,24 +322,31 @@ class Walk:
         if target.own or not target.permitted:
             return _OPAQUE
         known = args if isinstance(args, tuple) else ()
-        filled = target.key in allowlist.NEW_ONLY and not new
-        if filled or _RANGE in known or not allowlist.callable_by_pickle(*target.key):
+        if _RANGE in known or not target.calls or (target.key in allowlist.NEW_ONLY and not new):
             self.findings.refuse(f"{target} (called by the pickle)")
             return _OPAQUE
         guard = allowlist.GUARDED.get(target.key)
         if guard is not None and not guard(known):
             self.findings.refuse(f"{target} (called with {_told(known)})")
-        if target.key == allowlist.DTYPE:
-            return _DType(_plain_dtype(known), copied=len(known) == 3 and known[2] in (True, 1))
-        if target.module == "copyreg":
-            return self._copyreg(target, known)
-        if target.key == ("builtins", "range"):
-            return _RANGE
-        if target.key == ("numpy._core.multiarray", "scalar"):
-            dtype = known[0] if known else None
-            # For an object dtype it returns its argument, which could hide a class from this walk.
-            if not isinstance(dtype, _DType) or dtype.value is None or dtype.value.hasobject:
-                self.findings.refuse(f"{target} (called without a plain dtype)")
+        made = _MADE.get(target.key)
+        if made is not None:
+            return made(self, target, known)
+        return self._copyreg(target, known) if target.module == "copyreg" else _OPAQUE
+
+    def made_dtype(self, target: Global, args: tuple[object, ...]) -> object:
+        return DType(plain_dtype(args), copied=len(args) == 3 and args[2] in (True, 1))
+
+    def made_range(self, target: Global, args: tuple[object, ...]) -> object:
+        return _RANGE
+
+    def made_array(self, target: Global, args: tuple[object, ...]) -> object:
+        return NDArray()
+
+    def made_scalar(self, target: Global, args: tuple[object, ...]) -> object:
+        dtype = args[0] if args else None
+        # For an object dtype it returns its argument, which could hide a class from this walk.
+        if not isinstance(dtype, DType) or dtype.value is None or dtype.value.hasobject:
+            self.findings.refuse(f"{target} (called without a plain dtype)")
         return _OPAQUE
 
     def _copyreg(self, target: Global, args: tuple[object, ...]) -> object:
@@ -396,7 +356,7 @@ class Walk:
             self.findings.refuse(f"{target} (called with something that is not a class)")
             return _OPAQUE
         if cls.key == allowlist.WRAPPER and args[1:] in ((), (base, None)):
-            return _Array()
+            return ArrayWrapper()
         if target.name == "_reconstructor":
             self._only_class(cls)
             self._only_class(base)
@@ -415,23 +375,40 @@ class Walk:
     def build(self, arg: object) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, _DType):
+        if isinstance(target, DType):
             self._build_dtype(target, state)
-        elif isinstance(target, _Array):
+        elif isinstance(target, ArrayWrapper):
             self._read_array(target, state)
+        elif isinstance(target, NDArray):
+            self._build_ndarray(state)
         else:
             self._changed(target)
 
-    def _build_dtype(self, target: _DType, state: object) -> None:
+    def _build_dtype(self, target: DType, state: object) -> None:
         # Without copy=True the state would change a dtype that the whole process shares.
-        value = _built_dtype(target, state) if target.copied and not target.built else None
+        value = built_dtype(target, state) if target.copied and not target.built else None
         if value is None:
             self.findings.refuse("numpy.dtype (with a state that does not describe one)")
         target.value = value
         target.built = True
 
-    def _read_array(self, target: _Array, state: object) -> None:
-        if self.nested or target.built or not isinstance(state, _Dict) or not _WRAPPER_KEYS.issuperset(state.items):
+    def _build_ndarray(self, state: object) -> None:
+        """numpy believes the length of a list of objects: one that is too short crashes the process."""
+        fields = state if isinstance(state, tuple) else ()
+        if len(fields) == 4:
+            fields = (1, *fields)
+        if len(fields) < 5:
+            raise Malformed("an array has a state that numpy does not write")
+        _, shape, dtype, _, values = fields[:5]
+        if not isinstance(dtype, DType) or dtype.value is None:
+            self.findings.refuse("a numpy array of a dtype that cannot be read from the file")
+            return
+        count = _count_of(shape)
+        if dtype.value.hasobject and not (isinstance(values, List) and values.length == count):
+            raise Malformed(f"an array of objects does not have the objects of its shape {shape}")
+
+    def _read_array(self, target: ArrayWrapper, state: object) -> None:
+        if self.nested or target.built or not isinstance(state, Dict) or not _WRAPPER_KEYS.issuperset(state.items):
             raise Malformed("an array wrapper of joblib is not one that joblib writes")
         target.built = True
         if self.frame_end > self.stream.tell():
@@ -443,15 +420,11 @@ class Walk:
 
     def _skip_array(self, state: dict[str, object]) -> None:
         shape, dtype, subclass = state.get("shape"), state.get("dtype"), state.get("subclass")
-        if not (isinstance(dtype, _DType) and dtype.value is not None and isinstance(shape, tuple)):
-            raise Malformed("an array has no shape and dtype that can be read from the file")
+        if not isinstance(dtype, DType) or dtype.value is None:
+            raise Malformed("an array has no dtype that can be read from the file")
         if not isinstance(subclass, Global) or subclass.module != "numpy" or state.get("order") not in ("C", "F"):
             raise Malformed("an array is neither in C nor in F order, or not numpy's")
-        count = 1
-        for length in shape:
-            if type(length) is not int or not 0 <= length <= 2**48:
-                raise Malformed("an array has an impossible shape")
-            count *= length
+        count = _count_of(shape)
         if dtype.value.hasobject:
             Walk(self.stream, self.size, self.code_modules, self.findings, nested=True).run()
             return
@@ -506,12 +479,11 @@ BROKEN = (
 """What `Walk.run` raises for bytes that are no sound pickle."""
 
 _ACTIONS = {
-    **dict.fromkeys(("FLOAT", "BINFLOAT", "EMPTY_LIST", "EMPTY_SET"), "opaque"),
+    **dict.fromkeys(("FLOAT", "BINFLOAT", "EMPTY_SET"), "opaque"),
     **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), "opaque"),
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), "value"),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE"), "text"),
     **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), "text"),
-    **dict.fromkeys(("LIST", "FROZENSET"), "sequence_mark"),
     **dict.fromkeys(("APPENDS", "ADDITEMS"), "extend_mark"),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), "get"),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), "put"),
@@ -530,6 +502,9 @@ _ACTIONS = {
     "TUPLE1": "tuple1",
     "TUPLE2": "tuple2",
     "TUPLE3": "tuple3",
+    "EMPTY_LIST": "empty_list",
+    "LIST": "list_mark",
+    "FROZENSET": "sequence_mark",
     "APPEND": "append",
     "EMPTY_DICT": "empty_dict",
     "DICT": "dict_mark",
@@ -552,70 +527,36 @@ _ACTIONS = {
 """Opcode → method; a test holds that every opcode of `pickletools` is here."""
 
 
+_MADE: dict[tuple[str, str], Callable[[Walk, Global, tuple[object, ...]], object]] = {
+    allowlist.DTYPE: Walk.made_dtype,
+    ("builtins", "range"): Walk.made_range,
+    ("numpy._core.multiarray", "scalar"): Walk.made_scalar,
+    **dict.fromkeys(
+        (
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.numeric", "_frombuffer"),
+            ("numpy.ma.core", "_mareconstruct"),
+            ("numpy.ma.core", "MaskedArray"),
+            ("numpy.ma", "MaskedArray"),
+            ("numpy", "ndarray"),
+            ("numpy", "matrix"),
+            ("numpy", "recarray"),
+        ),
+        Walk.made_array,
+    ),
+}
+"""What a call returns, where the walk has to follow it."""
+
+
+def _count_of(shape: object) -> int:
+    count = 1
+    for length in shape if isinstance(shape, tuple) else (None,):
+        if type(length) is not int or not 0 <= length <= 2**48:
+            raise Malformed("an array has an impossible shape")
+        count *= length
+    return count
+
+
 def _told(args: tuple[object, ...]) -> str:
     shown = (arg for arg in args[:5] if isinstance(arg, str | int | Global))
     return ", ".join(str(arg)[:80] if isinstance(arg, Global) else repr(arg)[:80] for arg in shown)
-
-
-def _plain_dtype(args: tuple[object, ...]) -> np.dtype[Any] | None:
-    """numpy.dtype(*args) where args are what numpy itself pickles."""
-    spec = args[0] if args else None
-    if isinstance(spec, Global) and spec.module == "numpy" and spec.name in allowlist.NUMPY_SCALARS:
-        spec = spec.name.rstrip("_")
-    if not isinstance(spec, str) or not _DTYPE_TEXT.match(spec):
-        return None
-    try:
-        return np.dtype(spec)
-    except (TypeError, ValueError, SyntaxError, OverflowError):
-        return None
-
-
-def _built_dtype(target: _DType, state: object) -> np.dtype[Any] | None:
-    """The dtype that numpy's __setstate__ would make of state, or None where the two would not agree on size and kind.
-
-    numpy believes a state's flags, offsets and sizes; here the dtype is made by the constructor, which checks them.
-    """
-    if target.value is None or not isinstance(state, tuple) or not 8 <= len(state) <= 9 or state[0] not in (3, 4):
-        return None
-    _, endian, subarray, names, fields, itemsize, _, flags = state[:8]
-    if endian not in ("<", ">", "|", "=") or type(itemsize) is not int or type(flags) is not int:
-        return None
-    try:
-        if subarray is not None:
-            value = _subarray_dtype(subarray)
-        elif names is not None:
-            value = _record_dtype(names, fields, itemsize)
-        elif fields is None:
-            value = target.value.newbyteorder(endian)
-        else:
-            return None
-    except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
-        return None
-    if value is None or (itemsize != -1 and itemsize != value.itemsize) or bool(flags & 1) != value.hasobject:
-        return None
-    return value if value.kind == target.value.kind else None
-
-
-def _subarray_dtype(subarray: object) -> np.dtype[Any] | None:
-    if not isinstance(subarray, tuple) or len(subarray) != 2:
-        return None
-    base, shape = subarray
-    if not isinstance(base, _DType) or base.value is None:
-        return None
-    shape = shape if isinstance(shape, tuple) else (shape,)
-    if not all(type(length) is int and 0 <= length < 2**31 for length in shape):
-        return None
-    return np.dtype((base.value, shape))
-
-
-def _record_dtype(names: object, fields: object, itemsize: int) -> np.dtype[Any] | None:
-    if not isinstance(names, tuple) or not isinstance(fields, _Dict) or not set(fields.items) >= set(names):
-        return None
-    formats, offsets = [], []
-    for name in names:
-        dtype, offset = fields.items[name][:2]  # type: ignore[index]
-        if not isinstance(dtype, _DType) or dtype.value is None or type(offset) is not int or offset < 0:
-            return None
-        formats.append(dtype.value)
-        offsets.append(offset)
-    return np.dtype({"names": list(names), "formats": formats, "offsets": offsets, "itemsize": itemsize})
