@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pty
+import signal
 import subprocess
 import sys
 import warnings
@@ -100,6 +101,21 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         f"{LAGAR} config | true", shell=True, env=clean_env(tmp_path), capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
+
+
+def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    os.mkfifo(rows)
+    with (
+        subprocess.Popen(
+            [LAGAR, "predict", "model.joblib", str(rows)], env=clean_env(tmp_path), stderr=subprocess.PIPE, text=True
+        ) as process,
+        rows.open("w"),
+    ):  # opened for writing once the command has opened it for reading
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert words.strip() == ""
 
 
 def test_config_says_every_setting_with_its_origin(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         result = typer.main.get_command(app)(args=list(arguments), prog_name="lagar", standalone_mode=False)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
     except BrokenPipeError:
         _abandon_stdout()
@@ -111,8 +111,6 @@ def message_of(error: Exception) -> str:
     """One line for the person at the terminal."""
     if isinstance(error, LagarError):
         return error.message
-    if isinstance(error, typer.Abort):
-        return "stopped"
     if callable(describe := getattr(error, "format_message", None)):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "lagar"

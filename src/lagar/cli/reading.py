@@ -70,9 +70,13 @@ class Source:
                 ) from None
         try:
             self._first = self._file.readline(PIECE_BYTES)
+            self.format: Format = SUFFIXES.get(Path(name).suffix.lower()) or self._sniffed()
         except OSError as error:
+            self.close()
             raise SetupError(f"{name} cannot be read: {error.strerror}") from None
-        self.format: Format = SUFFIXES.get(Path(name).suffix.lower()) or self._sniffed()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self._file is not sys.stdin.buffer:
