@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from lagar.server import limits
 from lagar.server.sockets import Listeners, open_listeners, open_unix_listener
 from lagar.server.supervisor import Folders, Served, Supervisor
 from lagar.settings import LoadedSettings, ServerSettings, child_environment, no_colour, require_auth
+
+SPARE_FILES = 1024
+"""Open files of a process beside its connections: libraries, models, sockets."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -52,6 +56,7 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
     workers = limits.worker_count(settings.workers, available)
     threads = limits.thread_count(workers, available)
     log = open_log(settings.log_format, settings.log_level, no_colour=no_colour(), process="supervisor")
+    allow_open_files(settings.max_connections + SPARE_FILES)
     listeners = open_listeners(settings.host, settings.port, workers)
     try:
         with home.run_folder() as run_folder:
@@ -127,6 +132,14 @@ def check_tls(settings: ServerSettings) -> None:
         ) from None
     except OSError as error:
         raise SettingsError(f"{error.filename or settings.tls_cert} cannot be read: {error.strerror}") from None
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process and its children open that many files, as far as the hard limit goes: shells give 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def server_url(settings: ServerSettings, port: int) -> str:

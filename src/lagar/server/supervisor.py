@@ -289,6 +289,8 @@ class Supervisor:
         """Tell every process whether the server is ready, when that has changed; the first time, announce it."""
         state = self._truth()
         if state != self._state:
+            if state.ready and self._phase is Phase.SERVING:
+                self._log.info("the server is ready again")
             self._state = state
             self._broadcast(state)
         if state.ready and self._phase is Phase.STARTING:
@@ -336,23 +338,24 @@ class Supervisor:
                 child.kill()  # it has accepted nothing, and cannot listen to us while it loads
         await self._accept_queues_are_empty()
         self._listeners.close()
-        workers = self._worker_children()
+        workers = [child for child in self._worker_children() if child.alive]
         for child in workers:
             _drain_child(child)
-        late = await _ended(workers, deadline - time.monotonic())
-        if late:
-            self._log.error(
-                f"{len(late)} of {len(workers)} workers had unanswered requests after drain_timeout_s = "
-                f"{self._settings.drain_timeout_s:g}; they are stopped"
-            )
-        for child in late:
+        for child in await _ended(workers, deadline - time.monotonic()):
             child.kill()
+            await asyncio.wait({child.exited})
+        undone = [child for child in workers if child.serving_since is not None and child.exited.result() != 0]
+        if undone:
+            self._log.error(
+                f"requests of {len(undone)} of {len(workers)} workers were still unanswered after drain_timeout_s = "
+                f"{self._settings.drain_timeout_s:g}"
+            )
         rest = [child for child in self._children if child not in workers]
         for child in rest:
             _drain_child(child)
         await _ended(rest, CONTROL_DRAIN_S)
         if not self._end.done():
-            self._end.set_result(1 if late else 0)
+            self._end.set_result(1 if undone else 0)
 
     async def _accept_queues_are_empty(self) -> None:
         """Until the workers have accepted all that was established: their sockets may close then without a loss."""
