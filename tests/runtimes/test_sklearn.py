@@ -34,7 +34,7 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import LabelEncoder, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -331,6 +331,37 @@ def test_every_example_is_answered(saved: Any) -> None:
         assert loaded.signature.example
         found = answers(loaded, list(loaded.signature.example))
         assert len(found["predict"]) == len(loaded.signature.example)
+
+
+def test_the_users_cleaning_of_texts_may_come_before_the_vectorizer(tmp_path: Any) -> None:
+    import subprocess
+    import sys
+
+    (tmp_path / "cleaning.py").write_text("def lower(texts):\n    return [text.lower() for text in texts]\n")
+    script = (
+        "import sys, joblib; sys.path.insert(0, sys.argv[1])\n"
+        "from cleaning import lower\n"
+        "from sklearn.pipeline import make_pipeline; from sklearn.preprocessing import FunctionTransformer\n"
+        "from sklearn.feature_extraction.text import CountVectorizer; from sklearn.naive_bayes import MultinomialNB\n"
+        "model = make_pipeline(FunctionTransformer(lower), CountVectorizer(lowercase=False), MultinomialNB())\n"
+        "joblib.dump(model.fit(['A game', 'A book'], ['game', 'book']), sys.argv[1] + '/texts.joblib')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
+    loaded = load(tmp_path / "texts.joblib", code=[tmp_path / "cleaning.py"])
+    assert answers(loaded, [{"text": "GAME"}, {"text": "book"}])["predict"].tolist() == ["game", "book"]
+
+
+def test_the_quick_ways_are_taken_where_they_are_equal(saved: Any) -> None:
+    forest = saved(make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=0)).fit(WINE, KIND))
+    assert type(forest.predictor._transforms[0]).__name__ == "Scaler"
+    assert type(forest.predictor._head._proba).__name__ == "Trees"
+    logistic = saved(make_pipeline(StandardScaler(), LogisticRegression()).fit(WINE, KIND))
+    assert logistic.predictor._head._linear is not None
+
+
+def test_a_label_encoder_beside_a_model_is_refused(saved: Any) -> None:
+    with pytest.raises(UnsupportedModel, match=r"a tuple of \(GaussianNB, LabelEncoder\)"):
+        saved((GaussianNB().fit(WINE, KIND), LabelEncoder().fit(NAMES)))
 
 
 def test_an_unfitted_model_is_refused(saved: Any) -> None:

@@ -83,9 +83,9 @@ class BoundPredictor(Predictor, Protocol):
 class Chain:
     """Input, then transformers, then the head."""
 
-    def __init__(self, take: Input, steps: Sequence[Any], head: Head) -> None:
+    def __init__(self, take: Input, transforms: Sequence[Callable[[Any], Any]], head: Head) -> None:
         self._take = take
-        self._transforms: list[Callable[[Any], Any]] = [step.transform for step in steps]
+        self._transforms = transforms
         self._head = head
         self._names: tuple[str, ...] | None = None
 
@@ -95,8 +95,8 @@ class Chain:
 
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         try:
-            # Libraries that compute in float32 cast on their own, and would warn before they refuse.
-            with np.errstate(over="ignore"):
+            # Casts to float32 and sums over infinities warn before the model refuses what it does not take.
+            with np.errstate(all="ignore"):
                 x = self._take(rows)
                 for transform in self._transforms:
                     x = transform(x)

@@ -7,7 +7,7 @@ computes its scores once. Everything else is asked twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from lagar.errors import UnsupportedModel
 from lagar.registry.signature import Scalar, Task
 from lagar.runtimes.base import Head, one_per_row, plain, scalars
+from lagar.runtimes.direct import Logistic, is_sklearn
 from lagar.types import Array, Outputs
 
 _LABELS_ARE_ARGMAX = frozenset({
@@ -86,8 +87,8 @@ class ClassifierHead(Head):
             "predict_proba": "the probability of each class, in the order of the classes",
         }
         self._proba: Callable[[Any], Array] | None = estimator.predict_proba if has_proba else None
-        self._labels_are_argmax = has_proba and classes is not None and _is_sklearn(estimator, _LABELS_ARE_ARGMAX)
-        self._linear = _LogisticScores.of(estimator) if has_proba else None
+        self._labels_are_argmax = has_proba and classes is not None and is_sklearn(estimator, _LABELS_ARE_ARGMAX)
+        self._linear = Logistic.of(estimator) if has_proba else None
 
     def use_proba(self, proba: Callable[[Any], Array]) -> None:
         """Take probabilities from a quicker function that was proved equal."""
@@ -95,9 +96,9 @@ class ClassifierHead(Head):
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         found: Outputs = {}
-        both = "predict" in names and "predict_proba" in names
-        if both and self._linear is not None:
-            return self._linear.outputs(x)
+        if self._linear is not None:
+            found = self._linear.outputs(x)
+            return {name: found[name] for name in names}
         if "predict_proba" in names or self._labels_are_argmax:
             assert self._proba is not None
             proba = self._proba(x)
@@ -109,50 +110,6 @@ class ClassifierHead(Head):
         if "predict" in names and "predict" not in found:
             found["predict"] = one_per_row(self.estimator.predict(x))
         return found
-
-
-class _LogisticScores:
-    """Labels and probabilities of a LogisticRegression from one decision_function, as its own two methods do."""
-
-    def __init__(self, estimator: Any, *, sigmoid: bool) -> None:
-        self._estimator = estimator
-        self._classes = estimator.classes_
-        self._sigmoid = sigmoid
-
-    @classmethod
-    def of(cls, estimator: Any) -> _LogisticScores | None:
-        """None for other estimators, and where a small sample shows that this version computes differently."""
-        if not _is_sklearn(estimator, {"LogisticRegression", "LogisticRegressionCV"}):
-            return None
-        width = estimator.coef_.shape[1]
-        sample = np.random.default_rng(0).normal(scale=3.0, size=(64, width)) / max(width, 1)
-        sample[0] = 0.0
-        names = estimator.__dict__.pop("feature_names_in_", None)  # the sample has no names: nothing to warn of
-        try:
-            wanted = {"predict": plain(estimator.predict(sample)), "predict_proba": estimator.predict_proba(sample)}
-            for sigmoid in (len(estimator.classes_) <= 2, False):
-                scores = cls(estimator, sigmoid=sigmoid)
-                found = scores.outputs(sample)
-                if all(np.array_equal(found[name], wanted[name]) for name in wanted):
-                    return scores
-        finally:
-            if names is not None:
-                estimator.feature_names_in_ = names
-        return None
-
-    def outputs(self, x: Any) -> Outputs:
-        from scipy.special import expit
-        from sklearn.utils.extmath import softmax
-
-        scores = self._estimator.decision_function(x)
-        index = (scores > 0).astype(np.intp) if scores.ndim == 1 else np.argmax(scores, axis=1)
-        labels = plain(self._classes.take(index, axis=0))
-        if self._sigmoid and scores.ndim == 1:
-            expit(scores, out=scores)
-            return {"predict": labels, "predict_proba": np.stack([1 - scores, scores], axis=1)}
-        if scores.ndim == 1:
-            scores = np.c_[-scores, scores]
-        return {"predict": labels, "predict_proba": softmax(scores, copy=False)}
 
 
 class MultiOutputHead(Head):
@@ -258,80 +215,3 @@ class TransformerHead(Head):
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         return {"transform": plain(self.estimator.transform(x))}
-
-
-def _is_sklearn(estimator: Any, names: frozenset[str] | set[str]) -> bool:
-    """Exactly one of scikit-learn's own classes: a subclass may predict otherwise."""
-    kind = type(estimator)
-    return kind.__name__ in names and kind.__module__.partition(".")[0] == "sklearn"
-
-
-class Trees:
-    """A forest's own trees called directly, in its own order: the same numbers without a validation per tree.
-
-    scikit-learn checks its input once per tree; for 100 trees and one row that is fourteen fifteenths of the time.
-    Sums run in the order of the trees, as the forest's own do with one job; `of` proves equality on rows made to
-    hurt (thresholds, their neighbours in float32, missing values) before it is used.
-    """
-
-    def __init__(self, estimator: Any) -> None:
-        self._estimator = estimator
-        self._trees = [tree.tree_ for tree in estimator.estimators_]
-        self._width: int = estimator.n_features_in_
-        self._is_classifier = hasattr(estimator, "classes_")
-        self._classes = int(estimator.n_classes_) if self._is_classifier else 1
-        self._own: Callable[[Any], Array] = estimator.predict_proba if self._is_classifier else estimator.predict
-
-    @classmethod
-    def of(cls, estimator: Any) -> Trees | None:
-        """None when the estimator is no single-output forest, or when the numbers are not the same to the last bit."""
-        names = {"RandomForestClassifier", "ExtraTreesClassifier", "RandomForestRegressor", "ExtraTreesRegressor"}
-        if not _is_sklearn(estimator, names) or getattr(estimator, "n_outputs_", 0) != 1:
-            return None
-        try:
-            trees = cls(estimator)
-            for x in _hurting_rows(trees._trees, trees._width):
-                try:
-                    wanted = trees._own(x)
-                except ValueError:  # this version takes no missing values; `__call__` leaves such rows to it
-                    continue
-                if not np.array_equal(trees(x), wanted):
-                    return None
-        except (AttributeError, TypeError, IndexError):  # a version whose trees look otherwise
-            return None
-        return trees
-
-    def __call__(self, x: Any) -> Array:
-        """Probabilities (n, classes), or values (n,); rows that need the forest's own checks go to it."""
-        if type(x) is not np.ndarray or x.ndim != 2 or x.shape[1] != self._width or x.dtype != np.float64:
-            return self._own(x)
-        with np.errstate(over="ignore"):
-            x32 = x.astype(np.float32, order="C")
-        # The sum is finite for every ordinary row: NaN, infinity and float32 overflow all go the long way.
-        if not np.isfinite(x32).all():
-            return self._own(x)
-        if not self._is_classifier:
-            values = np.zeros(len(x32), dtype=np.float64)
-            for tree in self._trees:
-                values += tree.predict(x32)[:, 0]
-            values /= len(self._trees)
-            return values
-        proba = np.zeros((len(x32), self._classes), dtype=np.float64)
-        for tree in self._trees:
-            proba += tree.predict(x32)[:, : self._classes]
-        proba /= len(self._trees)
-        return proba
-
-
-def _hurting_rows(trees: Sequence[Any], width: int) -> list[Array]:
-    """Rows at the trees' own thresholds and beside them, rows far away, and one row alone."""
-    random = np.random.default_rng(0)
-    thresholds: list[list[float]] = [[0.0] for _ in range(width)]
-    for tree in trees[:20]:
-        inner = tree.feature >= 0
-        for feature, threshold in zip(tree.feature[inner][:500], tree.threshold[inner][:500], strict=True):
-            thresholds[feature].append(float(threshold))
-    at = np.column_stack([random.choice(values, size=64) for values in thresholds])
-    beside = np.nextafter(at.astype(np.float32), np.float32(np.inf)).astype(np.float64)
-    far = random.normal(size=(16, width)) * 1e6
-    return [at, beside, np.nextafter(at, -np.inf), far, at[:1]]

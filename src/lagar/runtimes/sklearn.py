@@ -20,7 +20,8 @@ from lagar.runtimes.base import (
     Opened,
     TextInput,
 )
-from lagar.runtimes.heads import ClassifierHead, RegressorHead, Trees, estimator_type, head_of
+from lagar.runtimes.direct import Trees, transform_of
+from lagar.runtimes.heads import ClassifierHead, RegressorHead, head_of
 from lagar.runtimes.sklearn_signature import Learned, learn
 from lagar.runtimes.vocabulary import RecordsInput
 
@@ -68,7 +69,7 @@ def of_object(model: Any, source: ModelSource, threads: int) -> Opened:
         meanings=head.meanings,
         origin=learned.origin,
     )
-    return Opened(Chain(take, steps, head), draft, _libraries([*steps, final]))
+    return Opened(Chain(take, [transform_of(step) for step in steps], head), draft, _libraries([*steps, final]))
 
 
 def _booster(model: Any, threads: int) -> Opened | None:
@@ -115,7 +116,9 @@ def _flat(model: Any, source: ModelSource) -> tuple[list[Any], Any]:
             "fit it with refit=True"
         )
     if type(model).__name__ == "Pipeline" and hasattr(model, "steps"):
-        steps = [step for _, step in model.steps if step is not None and step != "passthrough"]
+        steps = [step for _, step in model.steps if step is not None and not isinstance(step, str)]
+        # Samplers of imbalanced-learn work while fitting only.
+        steps = [step for step in steps[:-1] if not hasattr(step, "fit_resample")] + steps[-1:]
         if not steps:
             raise UnsupportedModel(f"{source.path}: the Pipeline has no steps")
         before, final = _flat(steps[-1], source)
@@ -134,7 +137,8 @@ def _flat_sequence(model: tuple[Any, ...] | list[Any], source: ModelSource) -> t
     """(transformers…, estimator), or the estimator first: the one part that predicts is the last step."""
     finals = [part for part in model if hasattr(part, "predict")]
     others = [part for part in model if not hasattr(part, "predict")]
-    if len(finals) != 1 or not all(hasattr(part, "transform") for part in others):
+    labels = any(type(part).__module__ == "sklearn.preprocessing._label" for part in others)  # these are for targets
+    if labels or len(finals) != 1 or not all(hasattr(part, "transform") for part in others):
         kinds = ", ".join(type(part).__name__ for part in model[:6])
         raise UnsupportedModel(
             f"{source.path}: the pickle holds a {type(model).__name__} of ({kinds}); Lagar serves a sequence of fitted "
@@ -196,10 +200,10 @@ def parts(model: Any) -> Iterator[Any]:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        if isinstance(part, dict):
-            stack.extend(part.values())
-        elif isinstance(part, (list, tuple, set)):
-            stack.extend(part)
+        if isinstance(part, (dict, list, tuple, set)):
+            values = list(part.values() if isinstance(part, dict) else part)
+            if values and not isinstance(values[0], (str, int, float, bytes)):  # not a vocabulary
+                stack.extend(values)
         elif type(part).__name__ == "ndarray":
             if part.dtype == object:
                 stack.extend(part.flat)
@@ -240,6 +244,3 @@ def _libraries(steps: list[Any]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-__all__ = ["estimator_type", "of_object", "open_source", "parts"]

@@ -272,6 +272,11 @@ def learn(steps: list[Any]) -> Learned:
         text = Field("text", type="string", nullable=False, example=words)
         return Learned([text], "columns", "text", named=False, by_name=False, origin=f"{kind} takes text")
     names = _names(steps)
+    if names is None and _input_width(steps) is None:
+        vectorizer = next((step for step in steps if type(step).__name__ in _TEXT), None)
+        if vectorizer is not None:  # the user's own cleaning of texts comes first
+            text = Field("text", type="string", nullable=False, example=_words(vectorizer))
+            return Learned([text], "columns", "text", named=False, by_name=False, origin="a pipeline of texts")
     width = len(names) if names is not None else _input_width(steps)
     if width is None:
         return Learned(None, "matrix", "matrix", named=False, by_name=False, origin="")
