@@ -224,11 +224,11 @@ class Gate:
 
 
 def challenges(path: str, accept: str = "") -> tuple[bytes, ...]:
-    """The WWW-Authenticate headers of a 401: Bearer, and Basic too where a browser asks for a page.
+    """The WWW-Authenticate headers of a 401: Bearer, and Basic too where a browser asks for a page or its files.
 
-    Only pages ask for Basic: a browser would open its password box on top of a failed call from a page's own script.
+    Nothing else asks for Basic: a browser would open its password box on top of a failed call from a page's own script.
     """
-    wants_page = "text/html" in accept and scope_for("GET", path) == "read"
+    wants_page = ("text/html" in accept or path.startswith("/static/")) and scope_for("GET", path) == "read"
     return (CHALLENGE, BASIC_CHALLENGE) if wants_page else (CHALLENGE,)
 
 
