@@ -106,9 +106,11 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     os.mkfifo(rows)
+    # between open(2) and its result there is no one yet who could close the file
+    env = clean_env(tmp_path, {"PYTHONWARNINGS": "ignore"})
     with (
         subprocess.Popen(
-            [LAGAR, "predict", "model.joblib", str(rows)], env=clean_env(tmp_path), stderr=subprocess.PIPE, text=True
+            [LAGAR, "predict", "model.joblib", str(rows)], env=env, stderr=subprocess.PIPE, text=True
         ) as process,
         rows.open("w"),
     ):  # opened for writing once the command has opened it for reading
