@@ -266,17 +266,17 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     gc.set_threshold(50_000, 20, 20)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     channel.send(Loaded(worker.infos()))
+    answered = True
     async for message in channel.messages():
         if isinstance(message, ServerState):
             worker.update_state(message)
         elif isinstance(message, Keys):
             worker.update_keys(message)
         elif isinstance(message, Drain):
-            if not await worker.drain(settings.drain_timeout_s):
-                log.warning("the drain time ran out with requests unanswered")
+            answered = await worker.drain(settings.drain_timeout_s)
             break
     await channel.close()
-    return 0
+    return 0 if answered else 1
 
 
 def main() -> None:
