@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import joblib
+import pandas as pd
 import pytest
 from selenium.webdriver.common.keys import Keys
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from support.browser import Browser
 from support.front import Front
@@ -18,10 +25,31 @@ REFUSED = "400 (Bad Request)"
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, wine: Any, churn: Any, text: Any) -> Any:
-    """One server over three models for all tests that change nothing."""
+def houses(models_dir: Path) -> Path:
+    """A regressor over a number and a category whose encoder ignores values it does not know."""
+    rows = pd.DataFrame({"area": range(30, 90), "quarter": ["Alfama", "Baixa", "Chiado"] * 20})
+    encoder = ColumnTransformer([("q", OneHotEncoder(handle_unknown="ignore"), ["quarter"])], remainder="passthrough")
+    path = models_dir / "houses.joblib"
+    joblib.dump(make_pipeline(encoder, LinearRegression()).fit(rows, rows.area * 2.0), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def wide(models_dir: Path) -> Path:
+    """A regressor over 150 named numbers."""
+    rows = pd.DataFrame({f"sensor_{i:03d}": [float(i), float(i + 1), float(-i)] for i in range(150)})
+    path = models_dir / "wide.joblib"
+    joblib.dump(LinearRegression().fit(rows, [1.0, 2.0, 3.0]), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, wine: Any, churn: Any, text: Any, houses: Path, wide: Path
+) -> Iterator[LagarServer]:
+    """One server over all models, for the tests that change nothing."""
     home = tmp_path_factory.mktemp("home")
-    with LagarServer(wine.path, churn.path, text.path, home=home) as server:
+    with LagarServer(wine.path, churn.path, text.path, houses, wide, home=home) as server:
         yield server
 
 
@@ -107,6 +135,30 @@ def test_categories_are_a_choice(browser: Browser, served: Any, churn: Any) -> N
     assert '"contract": "month-to-month"' in browser.text(".curl")
 
 
+def test_another_category_may_be_typed_where_the_model_takes_it(browser: Browser, served: Any) -> None:
+    browser.open(served.url, "houses@1")
+    browser.pick("quarter", "other…")
+    browser.find("article input[aria-label='quarter, another value']").send_keys("Belém")
+    assert '"quarter": "Belém"' in browser.text(".curl")
+    browser.send()
+    assert browser.text(".prediction")
+
+
+def test_many_fields_are_found_by_name_and_all_are_sent(browser: Browser, served: Any) -> None:
+    browser.expected.append(REFUSED)
+    browser.open(served.url, "wide@1")
+    assert len(browser.all("article .field")) < 150
+    browser.find("article .filter input").send_keys("sensor_149")
+    assert browser.text("article .filter .count") == "1 of 150 fields"
+    browser.type("sensor_149", "abc")
+    browser.find("article .filter input").send_keys(Keys.BACKSPACE * 20 + "sensor_007")
+    browser.send()
+    assert "sensor_149" in browser.wrong("sensor_149")
+    browser.type("sensor_149", "2.5")
+    browser.send()
+    assert browser.text(".prediction")
+
+
 @pytest.mark.parametrize("kind", ["json", "csv", "ndjson"])
 def test_a_batch_is_pasted_and_answered_row_by_row(browser: Browser, served: Any, wine: Any, kind: str) -> None:
     rows = wine.rows.iloc[[0, 60, 177]]
@@ -158,7 +210,7 @@ def test_tabs_work_by_keyboard(browser: Browser, served: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def below(tmp_path_factory: pytest.TempPathFactory, wine: Any) -> Any:
+def below(tmp_path_factory: pytest.TempPathFactory, wine: Any) -> Iterator[LagarServer]:
     """A server that is published below /mlapi."""
     home = tmp_path_factory.mktemp("below")
     with LagarServer(wine.path, home=home, args=["--root-path", "/mlapi"]) as server:
