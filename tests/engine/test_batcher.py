@@ -71,7 +71,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.metrics = Registry(folder, 0)
         self.stuck: asyncio.Queue[Deployment] = asyncio.Queue()
-        self.batcher = Batcher(asyncio.get_running_loop(), self.stuck.put_nowait)
+        self.batcher = Batcher(asyncio.get_running_loop(), self.stuck.put_nowait, request_timeout_s=0.05)
 
     def deploy(
         self, predictor: Doubler, *, name: str = "m", kind: Any = "sklearn", max_queue_rows: int = 1000
@@ -307,7 +307,7 @@ def test_a_model_that_does_not_return_for_three_deadlines_is_reported(run: Any) 
         model = Doubler()
         model.gate.clear()
         deployment = bench.deploy(model, kind="custom")
-        await answer(bench.send(deployment, 1, timeout_s=0.05))
+        await answer(bench.send(deployment, 1, timeout_s=0.001))
         async with asyncio.timeout(20):
             assert await bench.stuck.get() is deployment
         model.gate.set()

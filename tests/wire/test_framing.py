@@ -138,7 +138,7 @@ def test_expect_100_continue_is_answered_before_the_body(server: LagarServer) ->
 
 def test_expect_is_not_invited_to_send_what_will_be_refused(server: LagarServer) -> None:
     with Wire(server.port) as wire:
-        wire.send(HEAD.replace(b"/models", b"/modells") + LENGTH + b"Expect: 100-continue\r\n\r\n")
+        wire.send(HEAD.replace(b"logistic", b"nobody") + LENGTH + b"Expect: 100-continue\r\n\r\n")
         assert wire.read().status == 404
         assert wire.is_closed()
 

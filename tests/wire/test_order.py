@@ -80,11 +80,11 @@ def test_nothing_is_written_before_the_answer_in_flight(server: LagarServer, tmp
 
 
 def test_a_caller_that_leaves_does_not_hurt_the_others_in_its_batch(server: LagarServer, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
+    first = tmp_path / "first"
     with Wire(server.port) as one, Wire(server.port) as leaves, Wire(server.port) as stays:
         one.send(post(SLOW, gate_body(1, first)))
         eventually(Path(f"{first}.entered").exists, what="the model was called")
-        leaves.send(post(SLOW, gate_body(2, second)))
+        leaves.send(post(SLOW, gate_body(2)))
         stays.send(post(SLOW, gate_body(3)))
         leaves.sock.close()
         first.touch()

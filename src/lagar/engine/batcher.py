@@ -24,7 +24,7 @@ THREAD_CALL_S = 0.025
 INLINE_ROWS = 4096
 """More rows than this never run inline: a cost learned from small calls is not believed that far."""
 STUCK_DEADLINES = 3
-"""A call still running after so many deadlines is given up."""
+"""A call still running after so many of the server's own deadlines is given up; a caller's shorter one does not count."""
 
 log = logging.getLogger("lagar.engine")
 
@@ -83,8 +83,11 @@ class Call:
 class Batcher:
     """All queues of one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_stuck: Callable[[Deployment], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_stuck: Callable[[Deployment], None], *, request_timeout_s: float
+    ) -> None:
         self._loop = loop
+        self._stuck_after_s = STUCK_DEADLINES * request_timeout_s
         self._pending: dict[Deployment, None] = {}
         self._turn_scheduled = False
         self._on_stuck = on_stuck
@@ -261,11 +264,10 @@ class Batcher:
             self._watch(due)
 
     def _look_for_stuck(self, deployment: Deployment, now: float) -> None:
-        limit = STUCK_DEADLINES * max(call.deadline - call.received for call in deployment.running)
-        if now - deployment.running_since >= limit:
+        if now - deployment.running_since >= self._stuck_after_s:
             self._on_stuck(deployment)
         else:
-            self._next_expiry = min(self._next_expiry, deployment.running_since + limit)
+            self._next_expiry = min(self._next_expiry, deployment.running_since + self._stuck_after_s)
 
     @property
     def idle(self) -> bool:

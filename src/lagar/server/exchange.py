@@ -92,7 +92,7 @@ class Exchange:
         limit = self._connection.server.settings.max_body_bytes
         if self._got > limit:
             self._fail(too_large(limit))
-            return b""
+            return rest
         if payload:
             self._parts.append(payload)
             self._buffered += len(payload)

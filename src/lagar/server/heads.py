@@ -88,7 +88,7 @@ class Heads:
         try:
             head.method = parser.get_method().decode("ascii")
             self._read_target(head, collector.url)
-            self._read_version(head, parser.get_http_version(), parser)
+            self._read_version(head, parser.get_http_version())
             self._read_headers(head)
         except RequestError as error:
             head.error = error
@@ -111,11 +111,11 @@ class Heads:
         except UnicodeDecodeError:
             raise InvalidInput("the path is not UTF-8 after percent-decoding") from None
 
-    def _read_version(self, head: Head, version: str, parser: httptools.HttpRequestParser) -> None:
+    def _read_version(self, head: Head, version: str) -> None:
         if version not in ("1.0", "1.1"):
             raise InvalidInput(f"HTTP/{version} is not spoken here; use HTTP/1.1")
         head.http_10 = version == "1.0"
-        head.keep_alive = parser.should_keep_alive()
+        head.keep_alive = not head.http_10
 
     def _read_headers(self, head: Head) -> None:
         if len(head.headers) > MAX_HEADERS:
@@ -134,6 +134,9 @@ class Heads:
                 if value.lower() != b"100-continue":
                     raise InvalidInput("the header 'expect' may only be '100-continue'")
                 head.expect_continue = not head.http_10
+            elif name == b"connection":
+                options = {option.strip() for option in value.lower().split(b",")}
+                head.keep_alive = b"close" not in options and (not head.http_10 or b"keep-alive" in options)
             elif name == b"x-request-id":
                 head.request_id = _repeatable(value)
             elif name in (b"authorization", b"x-api-key"):
