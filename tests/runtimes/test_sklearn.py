@@ -29,11 +29,11 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
-from sklearn.multioutput import MultiOutputClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import LabelEncoder, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -120,6 +120,14 @@ def test_several_targets_have_one_probability_output_each(saved: Any) -> None:
         same(found["predict_proba_0"], first)
         same(found["predict_proba_1"], second)
         assert loaded.signature.native_outputs == ("predict", "predict_proba_0", "predict_proba_1")
+
+
+def test_a_chain_of_classifiers_answers_one_matrix_of_probabilities(saved: Any) -> None:
+    y = np.column_stack([KIND == 1, KIND == 2]).astype(int)
+    model = ClassifierChain(GaussianNB()).fit(WINE, y)
+    found = answers(saved(model), WINE)
+    same(found["predict"], model.predict(WINE))
+    same(found["predict_proba"], model.predict_proba(WINE))
 
 
 def test_kmeans_answers_clusters_and_on_request_distances(saved: Any) -> None:
@@ -273,6 +281,38 @@ def test_a_column_transformer_gets_a_frame_and_tells_its_categories(saved: Any) 
     assert answers(loaded, [unknown])["predict"].shape == (1,)
     with pytest.raises(InvalidInput, match="sex"):
         rows_of(loaded, [{**loaded.signature.example[0], "sex": "x"}])
+
+
+def test_columns_picked_by_position_or_by_several_transformers_stay_what_they_are(saved: Any) -> None:
+    by_position = make_pipeline(
+        ColumnTransformer([("a", StandardScaler(), slice(0, 4))], remainder="passthrough"), GaussianNB()
+    ).fit(WINE, KIND)
+    loaded = saved(by_position)
+    same(answers(loaded, WINE)["predict_proba"], by_position.predict_proba(WINE))
+    assert loaded.signature.layout == "matrix"
+    frame, target = heart()
+    frame = frame.dropna()
+    union = make_pipeline(
+        FeatureUnion(
+            [
+                ("all", ColumnTransformer([("n", StandardScaler(), ["age"]), ("s", OneHotEncoder(), ["sex"])])),
+                ("more", ColumnTransformer([("g", StandardScaler(), ["grade"])])),
+            ]
+        ),
+        LogisticRegression(),
+    ).fit(frame, target[frame.index])
+    loaded = saved(union)
+    same(answers(loaded, frame)["predict_proba"], union.predict_proba(frame))
+    assert loaded.signature.names == ("age", "sex", "grade")
+
+
+def test_an_example_with_true_and_false_makes_a_field_of_booleans(saved: Any, tmp_path: Any) -> None:
+    frame = pd.DataFrame({"age": np.arange(20.0), "member": [True, False] * 10})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    model = HistGradientBoostingClassifier(max_iter=2, min_samples_leaf=1).fit(frame, [0, 1] * 10)
+    loaded = saved(model, example=tmp_path / "rows.csv")
+    assert [field.type for field in loaded.signature.fields] == ["float", "bool"]
+    same(answers(loaded, frame)["predict_proba"], model.predict_proba(frame))
 
 
 def test_missing_numbers_go_where_the_model_takes_them(saved: Any) -> None:

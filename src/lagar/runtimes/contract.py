@@ -174,6 +174,8 @@ def _refined(where: str, field: Field, table: examples.Table) -> Field:
         changes["nullable"] = True
     if field.type == "unknown" and field.categories is None:
         changes["type"] = _type_of(present)
+    elif field.type == "float" and field.categories is None and present and _type_of(present) == "bool":
+        changes["type"] = "bool"
     elif field.type in {"float", "int"} and any(isinstance(value, str) for value in present):
         word = next(value for value in present if isinstance(value, str))
         raise LoadFailed(

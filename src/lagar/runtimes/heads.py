@@ -64,7 +64,9 @@ def estimator_type(estimator: Any) -> str | None:
 
 
 def _is_multi_output(estimator: Any) -> bool:
-    """Several targets: classes_ is a list of arrays."""
+    """Several targets: classes_ is a list of arrays; a chain has those too, and one matrix of probabilities."""
+    if type(estimator).__name__ == "ClassifierChain":
+        return False
     classes = getattr(estimator, "classes_", None)
     return isinstance(classes, (list, tuple)) and bool(classes) and np.ndim(classes[0]) == 1
 
@@ -80,6 +82,8 @@ class ClassifierHead(Head):
         self.names: tuple[str, ...] = ("predict", "predict_proba") if has_proba else ("predict",)
         self.native = self.names
         classes = getattr(estimator, "classes_", None)
+        if isinstance(classes, list):
+            classes = None
         self._classes = None if classes is None else np.asarray(classes)
         self.classes: tuple[Scalar, ...] | None = None if classes is None else scalars(self._classes)
         self.meanings = {

@@ -202,8 +202,8 @@ def parts(model: Any) -> Iterator[Any]:
         seen.add(id(part))
         if isinstance(part, (dict, list, tuple, set)):
             values = list(part.values() if isinstance(part, dict) else part)
-            if values and not isinstance(values[0], (str, int, float, bytes)):  # not a vocabulary
-                stack.extend(values)
+            is_vocabulary = len(values) > 50 and all(isinstance(value, (str, int, float)) for value in values[:50])
+            stack.extend(values if not is_vocabulary else ())
         elif type(part).__name__ == "ndarray":
             if part.dtype == object:
                 stack.extend(part.flat)

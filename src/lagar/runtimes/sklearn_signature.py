@@ -6,6 +6,7 @@ encoders and estimators end the walk. What a step of the user's own does is not 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -48,7 +49,8 @@ class _Column(msgspec.Struct):
     allows_unknown: bool = False
     nullable: bool | None = None
     typical: float | None = None
-    used: bool = True
+    used: bool | None = None
+    """False when every transformer that saw it dropped it: nobody has to send it."""
 
 
 class _Walk:
@@ -79,6 +81,7 @@ class _Walk:
             for _, inner in step.transformer_list:
                 if not isinstance(inner, str):
                     self.follow([inner], flow)
+                    self._use(flow if type(inner).__name__ != "ColumnTransformer" else [])
             return [], False
         if name in _ENCODERS and aligned:
             self._encoder(step, flow)
@@ -189,9 +192,14 @@ class _Walk:
                     for index, was in zip(columns, before, strict=True)
                     if was is None and self.columns[index].nullable is None and self.columns[index].kind == "float"
                 )
-        for index, column in enumerate(self.columns):
-            column.used = index in used
+        self._use(used)
+        for column in self.columns:
+            column.used = bool(column.used)
         return onward
+
+    def _use(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            self.columns[index].used = True
 
     def _leaf(self, step: Any, flow: list[int], aligned: bool) -> tuple[list[int], bool]:
         """An estimator that takes numbers, a meta-estimator around others, or code that is not ours to know."""
@@ -203,6 +211,7 @@ class _Walk:
             for estimator in inner:
                 self.follow([estimator], flow)
             return [], False
+        self._use(flow)
         if (
             type(step).__name__.startswith("HistGradientBoosting")
             and getattr(step, "is_categorical_", None) is not None
@@ -288,7 +297,9 @@ def learn(steps: list[Any]) -> Learned:
 def _learned(walk: _Walk, steps: list[Any], names: list[str] | None) -> Learned:
     width = len(walk.columns)
     labels = names if names is not None else unnamed(width)
-    fields = [_field(label, column) for label, column in zip(labels, walk.columns, strict=True) if column.used]
+    fields = [
+        _field(label, column) for label, column in zip(labels, walk.columns, strict=True) if column.used is not False
+    ]
     numeric = all(field.type in {"float", "int", "bool"} for field in fields)
     outputs_frames = any(
         getattr(step, "_sklearn_output_config", {}).get("transform") in {"pandas", "polars"} for step in steps
