@@ -46,6 +46,18 @@ def test_the_signature_says_ranges_nulls_defaults_and_what_is_unknown(control: C
     assert "Other keys of a record are refused" in text
 
 
+def test_an_open_end_of_a_range_is_no_bound_and_one_seen_value_is_no_range(control: Control) -> None:
+    fields = (Field("open", minimum=0.0, maximum=float("inf")), Field("once", seen_min=7.5, seen_max=7.5))
+    signature = Signature(fields=fields, outputs=(Output("predict"),), native_outputs=("predict",))
+    client = control(ModelInfo("m", "1", "sklearn", signature))
+    text = words(client.get("/").text)
+    assert "open number at least 0, enforced" in text
+    assert "once number unknown" in text
+    record = client.get("/openapi.json").json()["components"]["schemas"]["m.1.Record"]
+    assert record["properties"]["open"]["minimum"] == 0
+    assert "maximum" not in record["properties"]["open"]
+
+
 def test_without_a_model_the_page_says_how_to_start(control: Control) -> None:
     text = words(control().get("/").text)
     assert "Nothing is served yet" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -34,7 +35,7 @@ def token(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -48,16 +49,21 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 
+def bound(value: float | None) -> float | None:
+    """An enforced bound, None for an open end: `range = [0, inf]` is a lower bound only."""
+    return None if value is None or math.isinf(value) else value
+
+
 def range_words(field: Field) -> str:
     """The enforced range, else the one seen in the example data, else nothing."""
-    low, high = field.minimum, field.maximum
+    low, high = bound(field.minimum), bound(field.maximum)
     if low is not None and high is not None:
         return f"{number(low)} to {number(high)}, enforced"
     if low is not None:
         return f"at least {number(low)}, enforced"
     if high is not None:
         return f"at most {number(high)}, enforced"
-    if field.seen_min is not None and field.seen_max is not None:
+    if field.seen_min is not None and field.seen_max is not None and field.seen_min < field.seen_max:
         return f"{number(field.seen_min)} to {number(field.seen_max)} in the example data"
     return ""
 

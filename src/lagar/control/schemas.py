@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from lagar.control.facts import example_records, input_fields, null_words, range_words, token, without_folders
+from lagar.control.facts import bound, example_records, input_fields, null_words, range_words, token, without_folders
 from lagar.registry.model import ModelInfo
 from lagar.registry.signature import Field, Output, Scalar
 
@@ -38,10 +38,9 @@ def field_schema(field: Field) -> Schema:
             schema["enum"] = known
         else:
             schema = {"anyOf": [{"enum": known}, schema]}
-    if field.minimum is not None:
-        schema["minimum"] = field.minimum
-    if field.maximum is not None:
-        schema["maximum"] = field.maximum
+    for key, value in (("minimum", bound(field.minimum)), ("maximum", bound(field.maximum))):
+        if value is not None:
+            schema[key] = value
     if field.has_default:
         schema["default"] = field.default
     if field.example is not None:
@@ -61,7 +60,7 @@ def field_words(field: Field) -> str:
         words.append("Values outside the known ones are let through; the model's own encoder decides.")
     if field.nullable is None:
         words.append(f"Null: {null_words(field)}.")
-    if range_words(field) and field.minimum is None and field.maximum is None:
+    if range_words(field) and bound(field.minimum) is None and bound(field.maximum) is None:
         words.append(f"From {range_words(field)}; not enforced.")
     return " ".join(words)
 

@@ -366,7 +366,7 @@ class Version {
   show(answer, text, status) {
     const parts = [];
     if (Array.isArray(answer?.predictions)) parts.push(answer.predictions.length === 1 ? one(answer) : many(answer));
-    else if (Array.isArray(answer)) parts.push(make("p", { class: "prediction" }, answer.map(plain).join(", ")));
+    else if (answer && typeof answer === "object") parts.push(...shaped(answer));
     const raw = make("pre", { tabindex: "0" }, answer === undefined ? text : JSON.stringify(answer, null, 2));
     parts.push(make("details", { class: "raw", open: parts.length === 0 }, make("summary", {}, "The whole answer"), raw));
     this.result(...parts, make("p", { class: "status" }, status));
@@ -455,6 +455,20 @@ function one(answer) {
   }
   for (const [name, value] of further(answer, 0)) box.append(make("p", { class: "further" }, make("code", {}, name), " " + value));
   return box;
+}
+
+/** An answer that the model's own postprocess shaped: its words and numbers, where it is no deeper than that. */
+function shaped(answer) {
+  const isFlat = (value) => value === null || typeof value !== "object" || (Array.isArray(value) && value.length <= BARS_SHOWN && value.every((item) => item === null || typeof item !== "object"));
+  if (Array.isArray(answer)) return isFlat(answer) ? [make("p", { class: "prediction" }, plain(answer))] : [];
+  const pairs = Object.entries(answer);
+  if (!pairs.length || !pairs.every(([, value]) => isFlat(value))) return [];
+  const [[firstName, first], ...rest] = pairs;
+  return [
+    make("p", { class: "further" }, make("code", {}, firstName)),
+    make("p", { class: "prediction" }, plain(first)),
+    ...rest.map(([name, value]) => make("p", { class: "further" }, make("code", {}, name), " " + plain(value))),
+  ];
 }
 
 function many(answer) {
