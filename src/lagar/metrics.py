@@ -71,7 +71,7 @@ FAMILIES = {
             "Requests turned away before they reached the model, by reason.",
             (*_MODEL, "reason"),
         ),
-        Family("lagar_queue_rows", "gauge", "Rows that wait or run now.", _MODEL),
+        Family("lagar_queue_rows", "gauge", "Rows that wait for their batch.", _MODEL),
         Family("lagar_connections", "gauge", "Open connections."),
         Family("lagar_connections_accepted", "counter", "Connections accepted since the server started."),
         Family("lagar_http_rejected", "counter", "Requests refused before any route was known.", ("status",)),

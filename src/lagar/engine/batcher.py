@@ -24,7 +24,7 @@ THREAD_CALL_S = 0.025
 INLINE_ROWS = 4096
 """More rows than this never run inline: a cost learned from small calls is not believed that far."""
 STUCK_DEADLINES = 3
-"""A call still running after so many of the server's own deadlines is given up; a caller's shorter one does not count."""
+"""A call still running after so many of the server's own deadlines is given up; a caller's own does not count."""
 
 log = logging.getLogger("lagar.engine")
 
@@ -114,6 +114,7 @@ class Batcher:
         deployment.waiting.append(call)
         deployment.waiting_rows = held + call.n
         if deployment.running:
+            deployment.queue_gauge.set(deployment.waiting_rows)
             self._watch(call.deadline)
             return
         self._pending[deployment] = None
@@ -171,6 +172,7 @@ class Batcher:
             rows += call.n
             taken.append(call)
             deployment.queue_seconds.observe(now - call.received)
+        deployment.queue_gauge.set(deployment.waiting_rows)
         return taken
 
     def _run_inline(self, deployment: Deployment, max_rows: int) -> float:
