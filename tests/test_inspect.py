@@ -37,7 +37,7 @@ def only(path: Path, **options: Any) -> Any:
     [
         ("a.joblib", PICKLE, "sklearn", True),
         ("a.pkl", pickle.dumps([1], protocol=0), "sklearn", True),
-        ("a.bin", gzip.compress(PICKLE), "sklearn", True),
+        ("a.bin", gzip.compress(PICKLE, mtime=0), "sklearn", True),
         ("a.bin", XGBOOST, "xgboost", False),
         ("a.bin", LIGHTGBM, "lightgbm", False),
         ("a.bin", b"CBM1....", "catboost", False),
