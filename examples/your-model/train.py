@@ -99,13 +99,13 @@ def write(folder: Path, dataset: str, model: Pipeline, held_out: pd.DataFrame) -
     (folder / "example.json").write_text(json.dumps(held_out.head(3).to_dict(orient="records"), indent=2) + "\n")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train a model and get a folder that Lagar serves.")
     parser.add_argument("--dataset", choices=tables.READERS, default="iris")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="forest")
     parser.add_argument("--data", type=Path, help="folder that holds tabular/")
     parser.add_argument("--out", type=Path, help="where to write (default: models/DATASET-ALGORITHM/)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     inputs, target = tables.READERS[args.dataset](args.data)
     train_x, test_x, train_y, test_y = train_test_split(inputs, target, test_size=0.25, random_state=0)

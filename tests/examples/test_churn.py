@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +13,9 @@ import pytest
 
 from support.examples import KINDS, Examples, answer, real_data, refusal
 from support.server import LagarServer
+
+real_only = pytest.mark.parametrize("churn", ["real"], indirect=True, scope="module")
+"""The recorded answers belong to the model of the real data."""
 
 
 class Served(NamedTuple):
@@ -52,15 +52,15 @@ def tutorial_customer(name: str) -> dict[str, Any]:
     return dict(json.loads((real_data() / "churn" / f"{name}.json").read_text()))
 
 
-def held_out(folder: Path) -> pd.DataFrame:
+def held_out(examples: Examples, kind: str) -> pd.DataFrame:
     """The rows that training kept for the test, prepared as train.py prepares them, with their ids."""
     script = (
         "import sys, pathlib, train; from sklearn.model_selection import train_test_split;"
         "table = train.prepare(train.read_customers(pathlib.Path(sys.argv[1])));"
         "train_test_split(table, test_size=0.2, random_state=1)[1].to_json('held-out.json', orient='records')"
     )
-    subprocess.run([sys.executable, "-c", script, str(real_data())], cwd=folder, check=True, timeout=60)
-    return pd.DataFrame(json.loads((folder / "held-out.json").read_text()))
+    examples.python("churn", kind, "-c", script, str(real_data()))
+    return pd.DataFrame(json.loads((examples.folder("churn", kind) / "held-out.json").read_text()))
 
 
 def test_one_customer_gets_the_decision_and_its_probability(churn: Served, customer: dict[str, Any]) -> None:
@@ -90,6 +90,7 @@ def test_training_reaches_the_book_s_figures(churn: Served) -> None:
     assert "accuracy at 0.5: 0.8126330731014905\n" in churn.printed
 
 
+@real_only
 @pytest.mark.parametrize(
     ("name", "churns", "probability"),
     [("cliente-8879-zkjof", False, 0.05960590758316391), ("cliente-zoomcamp", True, 0.6430619752152091)],
@@ -97,18 +98,15 @@ def test_training_reaches_the_book_s_figures(churn: Served) -> None:
 def test_the_tutorial_s_customers_get_the_printed_probabilities(
     churn: Served, name: str, churns: bool, probability: float
 ) -> None:
-    if churn.kind == "generated":
-        pytest.skip("the tutorial's answers belong to the model of the real data")
     got = answer(churn.url + "/predict", tutorial_customer(name))
     assert got == {"churn": churns, "churn_probability": pytest.approx(probability, abs=1e-6)}
 
 
-def test_every_test_customer_gets_the_recorded_probability(churn: Served) -> None:
+@real_only
+def test_every_test_customer_gets_the_recorded_probability(churn: Served, examples: Examples) -> None:
     """To 2e-6: liblinear stops unconverged, so processors differ after that; see train.py."""
-    if churn.kind == "generated":
-        pytest.skip("the recorded probabilities belong to the model of the real data")
     expected = pd.read_csv(real_data() / "expected" / "4-churn-test-predictions.csv")
-    customers = held_out(churn.folder)
+    customers = held_out(examples, churn.kind)
     assert customers["customerid"].tolist() == expected["customerid"].tolist()
     answers = answer(churn.url + "/predict", customers.to_dict(orient="records"))
     assert [one["churn_probability"] for one in answers] == pytest.approx(expected["p"].tolist(), abs=2e-6)
@@ -130,12 +128,10 @@ def test_every_test_customer_gets_the_recorded_probability_to_the_last_digit(
         "pickle.dump(train.train(rows, sort=True), open('churn-model.bin', 'wb'))"
     )
     kernels = {"OPENBLAS_CORETYPE": "SkylakeX"}
-    subprocess.run(
-        [sys.executable, "-c", script, str(data)], cwd=folder, check=True, timeout=60, env={**os.environ, **kernels}
-    )
+    examples.python("churn", "sorted", "-c", script, str(data), environment=kernels)
     expected = pd.read_csv(data / "expected" / "4-churn-test-predictions.csv")
     with LagarServer(folder, home=tmp_path / "home", env=kernels) as server:
-        answers = answer(server.url + "/predict", held_out(folder).to_dict(orient="records"))
+        answers = answer(server.url + "/predict", held_out(examples, "sorted").to_dict(orient="records"))
         seed = answer(server.url + "/predict", tutorial_customer("cliente-8879-zkjof"))
         course = answer(server.url + "/predict", tutorial_customer("cliente-zoomcamp"))
     assert [one["churn_probability"] for one in answers] == expected["p"].tolist()

@@ -19,6 +19,9 @@ V1, V2 = "v1.0.0", "v1.0.1"
 CLASSES = ["brinquedo", "game", "livro", "maquiagem"]
 TEXTS = ["Minecraft", "Senhor dos aneis", "Senhor dos anéis"]
 
+real_only = pytest.mark.parametrize("products", ["real"], indirect=True, scope="module")
+"""The recorded answers belong to the model of the real data."""
+
 
 class Served(NamedTuple):
     kind: str
@@ -100,6 +103,7 @@ def test_a_request_s_id_is_given_back(products: Served, version: str) -> None:
     assert answer(url, {"id": "abc-1", "inputs": [bytes_input(["boneca"])]})["id"] == "abc-1"
 
 
+@real_only
 @pytest.mark.parametrize(
     ("file", "version", "labels"),
     [
@@ -113,26 +117,22 @@ def test_a_request_s_id_is_given_back(products: Served, version: str) -> None:
 def test_the_tutorial_s_requests_get_the_tutorial_s_labels(
     products: Served, file: str, version: str, labels: list[str]
 ) -> None:
-    if products.kind == "generated":
-        pytest.skip("the tutorial's answers belong to the model of the real data")
     body = (real_data() / "products" / "requests" / f"{file}.json").read_bytes()
     assert answer(f"{products.url}/v2/models/{NAME}/versions/{version}/infer", body)["outputs"][0]["data"] == labels
 
 
+@real_only
 @pytest.mark.parametrize(("version", "recorded"), [(V1, "1.0"), (V2, "1.1")])
 def test_every_recorded_text_gets_its_recorded_label(products: Served, version: str, recorded: str) -> None:
     """Probabilities were recorded from the shipped file, which had another list of stop words: they agree to 0.001."""
-    if products.kind == "generated":
-        pytest.skip("the recorded labels belong to the model of the real data")
     expected = json.loads((real_data() / "expected" / "3-produtos.json").read_text())["predictions"][recorded]
     predict, proba = products.infer(version, list(expected), "predict", "predict_proba")["outputs"]
     assert predict["data"] == [one["label"] for one in expected.values()]
     assert proba["data"] == pytest.approx([p for one in expected.values() for p in one["proba"]], abs=1e-3)
 
 
+@real_only
 def test_all_raw_descriptions_are_counted_as_recorded(products: Served) -> None:
-    if products.kind == "generated":
-        pytest.skip("the recorded counts belong to the model of the real data")
     data = real_data()
     texts = pd.read_csv(data / "products" / "produtos.csv", sep=";")["descricao"].dropna().tolist()
     expected = json.loads((data / "expected" / "3-produtos.json").read_text())

@@ -17,6 +17,9 @@ from support.server import LagarServer
 
 WORDS = {0: "bom", 1: "ruim"}
 
+real_only = pytest.mark.parametrize("quality", ["real"], indirect=True, scope="module")
+"""The recorded answers belong to the model of the real data."""
+
 
 class Served(NamedTuple):
     kind: str
@@ -83,18 +86,16 @@ def test_the_example_can_be_posted_back(quality: Served) -> None:
     assert answer(quality.url + "/predict", example.content) == ["ruim"]
 
 
+@real_only
 @pytest.mark.parametrize("name", ["bom", "ruim"])
 def test_the_tutorial_s_two_bodies_are_the_same_bad_wine(quality: Served, name: str) -> None:
-    if quality.kind == "generated":
-        pytest.skip("the tutorial's answers belong to the model of the real data")
     body = json.loads((real_data() / "wine-quality" / f"{name}.json").read_text())
     assert answer(quality.url + "/predict", body) == ["ruim"]
     assert probabilities(quality, body)[1] == 0.8574403724879971
 
 
+@real_only
 def test_the_tutorial_s_good_wine_is_good_in_spite_of_its_extra_key(quality: Served) -> None:
-    if quality.kind == "generated":
-        pytest.skip("the tutorial's answers belong to the model of the real data")
     body = json.loads((real_data() / "wine-quality" / "bom-readme-current.json").read_text())
     assert "quality" in body
     assert answer(quality.url + "/predict", body) == ["bom"]

@@ -32,7 +32,7 @@ class Examples:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._printed: dict[tuple[str, ...], str] = {}
+        self._printed: dict[tuple[str, str], str] = {}
 
     def folder(self, name: str, kind: str) -> Path:
         """The copy of the example that works on generated or on real data."""
@@ -42,23 +42,26 @@ class Examples:
             shutil.copytree(ROOT / "examples" / name, folder, ignore=left)
         return folder
 
-    def train(self, name: str, kind: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    def train(self, name: str, kind: str) -> str:
         """What `train.py` prints."""
         data = ["--data", str(real_data())] if kind == "real" else []
-        key = (name, kind, *arguments)
-        if key not in self._printed:
-            done = subprocess.run(
-                [sys.executable, "-W", "error", "train.py", *data, *arguments],
-                cwd=self.folder(name, kind),
-                env={**os.environ, **(environment or {})},
-                capture_output=True,
-                text=True,
-                timeout=TRAIN_LIMIT_S,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            self._printed[key] = done.stdout
-        return self._printed[key]
+        if (name, kind) not in self._printed:
+            self._printed[name, kind] = self.python(name, kind, "train.py", *data)
+        return self._printed[name, kind]
+
+    def python(self, name: str, kind: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+        """What a Python command in the example's folder prints."""
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            cwd=self.folder(name, kind),
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=TRAIN_LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def post(url: str, body: Any) -> httpx.Response:
