@@ -263,6 +263,7 @@ def test_the_standard_librarys_logs_and_warnings_come_in() -> None:
         capture_standard_logging(Log("json", stream=stream))
         logging.getLogger("some.library").warning("look: %s", "here")
         logging.getLogger("some.library").warning("bad format %d", "x")
+        logging.getLogger("lagar.engine").error("model wine@1 raised", extra={"request_id": "r7"})
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = warnings.showwarning
@@ -274,7 +275,8 @@ def test_the_standard_librarys_logs_and_warnings_come_in() -> None:
     assert events[0]["event"] == "look: here"
     assert events[0]["logger"] == "some.library"
     assert events[1]["message"] == "'bad format %d'"
-    assert events[2]["category"] == "UserWarning"
+    assert events[2]["request_id"] == "r7"  # what a caller was told to look for
+    assert events[3]["category"] == "UserWarning"
 
 
 def test_importing_the_log_changes_nothing() -> None:

@@ -170,11 +170,12 @@ class _Relay(logging.Handler):
             "error" if record.levelno >= 40 else "warning" if record.levelno >= 30
             else "info" if record.levelno >= 20 else "debug"
         )  # fmt: skip
+        fields = {"logger": record.name, "request_id": getattr(record, "request_id", None)}
         try:
             if record.exc_info and record.exc_info[1] is not None:
-                self._log.exception(record.getMessage(), record.exc_info[1], logger=record.name)
+                self._log.exception(record.getMessage(), record.exc_info[1], **fields)
             else:
-                getattr(self._log, level)(record.getMessage(), logger=record.name)
+                getattr(self._log, level)(record.getMessage(), **fields)
         except Exception:  # noqa: BLE001, RUF100 - a library's broken format string must not break its caller
             self._log.warning("log record that cannot be formatted", logger=record.name, message=repr(record.msg))
 

@@ -157,8 +157,16 @@ def test_handlers_are_found_beside_lagar_toml_and_called(tmp_path: Path) -> None
     assert loaded.handlers.has_preprocess
     assert loaded.handlers.has_postprocess
     assert loaded.signature.example == ({"grade": 130},)  # what a caller sends, before preprocess
+    assert loaded.probe.matrix.tolist() == [[13.0, 2.0]]  # what the model takes, behind it
     assert loaded.handlers.preprocess([{"grade": 100}]) == [{"alcohol": 10.0, "malic_acid": 2}]
     assert loaded.handlers.postprocess({"predict": [1]}, []) == {"Prediction": [1]}
+
+
+def test_a_preprocess_that_loses_a_record_fails_instead_of_shifting_answers(tmp_path: Path) -> None:
+    code = "def preprocess(records):\n    return [r for r in records if r['alcohol'] > 0]\n"
+    loaded = load(wine_folder(tmp_path / "wine", "", handlers=code))
+    with pytest.raises(TypeError, match=r"one dict per record \(2\), got list of 1"):
+        loaded.handlers.preprocess([{"alcohol": 1.0}, {"alcohol": 0.0}])
 
 
 def test_two_versions_have_handlers_of_their_own(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def _predict_joined(deployment: Deployment, calls: list[Call]) -> None:
         result = _checked(deployment, deployment.predict(joined, calls[0].outputs), joined.n)
     except Exception as error:
         if len(calls) == 1:
-            calls[0].error = _as_request_error(error, deployment)
+            calls[0].error = _as_request_error(error, calls[0])
             return
         middle = len(calls) // 2
         _predict_joined(deployment, calls[:middle])
@@ -336,13 +336,15 @@ def _guarded(call: Call, step: Callable[[Call], None]) -> bool:
     try:
         step(call)
     except Exception as error:
-        call.error = _as_request_error(error, call.deployment)
+        call.error = _as_request_error(error, call)
         return False
     return True
 
 
-def _as_request_error(error: Exception, deployment: Deployment) -> RequestError:
+def _as_request_error(error: Exception, call: Call) -> RequestError:
     if isinstance(error, RequestError):
         return error
-    log.error("model %s@%s raised", deployment.name, deployment.version, exc_info=error)
+    deployment = call.deployment
+    known = {"request_id": getattr(call.request, "request_id", None)}
+    log.error("model %s@%s raised", deployment.name, deployment.version, exc_info=error, extra=known)
     return ModelFailed(f"model '{deployment.name}' failed on this request; the server's log has the reason")

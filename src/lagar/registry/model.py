@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ import msgspec
 from lagar.registry.signature import Signature
 
 if TYPE_CHECKING:  # lagar.types brings numpy, which the supervisor does without
-    from lagar.types import Handlers, Predictor
+    from lagar.types import Handlers, Predictor, Rows
 
 Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "custom"]
 
@@ -47,7 +48,7 @@ class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
 class LoadedModel:
     """A model ready to answer, with what intake learned about it."""
 
-    __slots__ = ("handlers", "libraries", "predictor", "signature", "source", "warnings")
+    __slots__ = ("handlers", "libraries", "predictor", "probe", "signature", "source", "warnings")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class LoadedModel:
         handlers: Handlers | None = None,
         libraries: dict[str, str] | None = None,
         warnings: list[str] | None = None,
+        probe: Rows | None = None,
     ) -> None:
         self.source = source
         self.predictor = predictor
@@ -66,6 +68,8 @@ class LoadedModel:
         """Library → version that this model runs on."""
         self.warnings = warnings or []
         """Said in the log at load: a pickle from another library version, names that could not be known, …"""
+        self.probe = probe
+        """Rows that it has answered, as it takes them: behind a preprocess the signature's example is the caller's."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,3 +93,12 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def folder_of(source: ModelSource) -> Path:
     return Path(source.folder) if source.folder else Path(source.path).parent
+
+
+# Two slashes make a path of a file; addresses of this server ("GET /v2/models/churn") stay.
+_FILE_PATH = re.compile(r"(?<![\w.:/])/(?!v2/|models/)(?:[^\s/'\"`,;:()]+/)+([^\s/'\"`,;:()]*)")
+
+
+def without_folders(text: str) -> str:
+    """The text with each absolute file path cut down to its file name: callers are not told where things lie."""
+    return _FILE_PATH.sub(lambda match: match[1] or "…", text)

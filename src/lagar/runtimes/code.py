@@ -128,7 +128,14 @@ class UserHandlers:
         self._wants_single = postprocess is not None and "single" in inspect.signature(postprocess).parameters
 
     def preprocess(self, records: list[Record]) -> list[Record]:
-        return records if self._preprocess is None else self._preprocess(records)
+        """The model's records, one for each of the caller's; TypeError when it gave another number of them."""
+        if self._preprocess is None:
+            return records
+        made = self._preprocess(records)
+        if not isinstance(made, list) or len(made) != len(records):  # answers would belong to other rows
+            got = f"{type(made).__name__}{f' of {len(made)}' if isinstance(made, list) else ''}"
+            raise TypeError(f"preprocess must return a list with one dict per record ({len(records)}), got {got}")
+        return made
 
     def postprocess(self, outputs: Mapping[str, Any], records: list[Record], single: bool = False) -> Any:
         if self._postprocess is None:

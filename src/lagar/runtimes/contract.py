@@ -47,7 +47,8 @@ def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> Load
     if fields is None:
         return _keep_unknown_width(source, opened, signature, handlers)
     records, shown = _example_rows(source, fields, table, raw, handlers)
-    answer = _predict(source, opened, examples.rows_of(fields, draft.layout == "matrix", records), draft.outputs)
+    rows = examples.rows_of(fields, draft.layout == "matrix", records)
+    answer = _predict(source, opened, rows, draft.outputs)
     if not shown:
         opened.warnings.append("preprocess refused the made example; give one that it takes: --example FILE")
     signature = msgspec.structs.replace(
@@ -57,7 +58,7 @@ def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> Load
         example=tuple(shown),
         fields=_with_values(fields, records[0]),
     )
-    return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings)
+    return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
 
 
 def _keep_unknown_width(
@@ -86,7 +87,7 @@ def _keep_unknown_width(
         signature = msgspec.structs.replace(
             signature, outputs=_outputs(opened.draft, answer), native_outputs=opened.draft.native, example=example
         )
-        return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings)
+        return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
     raise LoadFailed(
         f"{source.path}: the model does not say how many inputs it has and answered none of 1 to {_PROBED_WIDTHS}; "
         "give an example of its input: --example FILE"
@@ -121,11 +122,9 @@ def _preprocessed(source: ModelSource, handlers: Handlers, records: Sequence[dic
         raise LoadFailed(
             f"{source.handlers}: preprocess failed on the example: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(result, list) or len(result) != len(records) or not all(isinstance(r, dict) for r in result):
-        raise LoadFailed(
-            f"{source.handlers}: preprocess must return one dict per record ({len(records)}), "
-            f"got {type(result).__name__}{f' of {len(result)}' if isinstance(result, list) else ''}"
-        )
+    for record in result:
+        if not isinstance(record, dict):
+            raise LoadFailed(f"{source.handlers}: preprocess must return a list of dicts, got {type(record).__name__}")
     return result
 
 

@@ -27,7 +27,6 @@ from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
 from lagar.protocols import native, v2
 from lagar.protocols.base import Adapter, Limits
-from lagar.protocols.columns import rows_from_records
 from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server.asgi import App, Served, strip_root
 from lagar.server.auth import Gate
@@ -96,7 +95,8 @@ class Worker:
         try:
             model = runtimes.load(source, threads=boot.threads)
             deployment = Deployment(model, self._metrics, max_queue_rows=share)
-            example = rows_from_records(model.signature, [dict(record) for record in model.signature.example[:1]])
+            assert model.probe is not None, "runtimes.load leaves the rows that it has tried"
+            example = model.probe.slice(0, 1)
             deployment.warm_up(example)
             self._examples.append((deployment, example))
         except LagarError:
