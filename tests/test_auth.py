@@ -241,3 +241,8 @@ def test_the_gate_brings_no_database_and_no_web_framework() -> None:
     heavy = ("sqlalchemy", "alembic", "fastapi", "numpy", "pyarrow", "typer", "pydantic", "sqlite3")
     done = subprocess.run([sys.executable, "-c", script % (heavy,)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_basic_credentials_open_pages_but_change_nothing() -> None:
+    with pytest.raises(Unauthorized, match="Bearer"):
+        presented_key([(b"authorization", basic("me", "lagar_a_b"))], basic=False)

@@ -29,12 +29,12 @@ def wine_info(version: str = "1", *, live: bool = True, **changes: Any) -> Model
         task="classifier",
         classes=("barolo", "barbera"),
         example=({"alcohol": 14.2, "malic acid": 1.7, "hue": 1.04},),
-        origin="feature_names_in_ of Pipeline, example /srv/secret/wine.csv",
+        origin="feature_names_in_ of Pipeline, example wine.csv",
     )
     facts: dict[str, Any] = {
         "signature": signature,
         "libraries": {"scikit-learn": "1.9.1"},
-        "warnings": ("loaded /srv/secret/models/wine.joblib, written by scikit-learn 1.6.1; see GET /models/wine",),
+        "warnings": ("loaded wine.joblib, written by scikit-learn 1.6.1; see GET /models/wine",),
         "loaded_at": "2026-03-01T10:20:30Z",
         "sha256": "ab" * 32,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 from lagar.registry.model import ModelInfo
@@ -20,13 +19,6 @@ TASK_WORDS = {
     "custom": "custom code",
     "unknown": "task unknown",
 }
-# Two slashes make a path of a file; addresses of this server ("GET /v2/models/churn") stay.
-_FILE_PATH = re.compile(r"(?<![\w.:/])/(?!v2/|models/)(?:[^\s/'\"`,;:()]+/)+([^\s/'\"`,;:()]*)")
-
-
-def without_folders(text: str) -> str:
-    """The text with each absolute file path cut down to its file name: pages never tell where things lie."""
-    return _FILE_PATH.sub(lambda match: match[1] or "…", text)
 
 
 def token(value: Any) -> str:

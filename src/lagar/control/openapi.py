@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import lagar
 from lagar.control import schemas
-from lagar.control.facts import TASK_WORDS, without_folders
+from lagar.control.facts import TASK_WORDS
 from lagar.control.schemas import ARROW, CSV, JSON, NDJSON, PARQUET, Schema
 from lagar.control.state import ControlState
 from lagar.registry.model import ModelInfo
@@ -215,8 +215,8 @@ def _which(info: ModelInfo, base: str) -> str:
 
 
 def _predict(info: ModelInfo, base: str) -> Operation:
-    notes = [f"Learned from {without_folders(info.signature.origin)}."] if info.signature.origin else []
-    notes += [without_folders(warning) for warning in info.warnings]
+    notes = [f"Learned from {info.signature.origin}."] if info.signature.origin else []
+    notes += list(info.warnings)
     operation = _operation(info, base, "predict", f"Predict with {_which(info, base)}", "\n\n".join(notes))
     operation["parameters"].append({"$ref": "#/components/parameters/Timeout"})
     answer: dict[str, Any] = {JSON: {"schema": {"$ref": _ref(info, "Answer")}}}

@@ -19,7 +19,6 @@ from lagar.control.facts import (
     null_words,
     range_words,
     token,
-    without_folders,
 )
 from lagar.control.openapi import native_bases
 from lagar.control.state import ControlState
@@ -76,7 +75,7 @@ def _version(state: ControlState, info: ModelInfo, prefix: str) -> dict[str, Any
     if signature.classes is not None:
         facts.append(("Classes", _shortened([_plain(label) for label in signature.classes])))
     if signature.origin:
-        facts.append(("Learned from", without_folders(signature.origin)))
+        facts.append(("Learned from", signature.origin))
     if info.has_preprocess or info.has_postprocess:
         hooks = [
             name for name, has in (("preprocess", info.has_preprocess), ("postprocess", info.has_postprocess)) if has
@@ -89,7 +88,7 @@ def _version(state: ControlState, info: ModelInfo, prefix: str) -> dict[str, Any
         "info": info,
         "task": TASK_WORDS[signature.task],
         "facts": facts,
-        "warnings": [without_folders(warning) for warning in info.warnings],
+        "warnings": list(info.warnings),
         "rows": [_row(field) for field in (fields or ())[:TABLE_ROWS]],
         "more_rows": max(0, len(fields or ()) - TABLE_ROWS),
         "knows_fields": fields is not None,

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from lagar.control.facts import bound, example_records, input_fields, null_words, range_words, token, without_folders
+from lagar.control.facts import bound, example_records, input_fields, null_words, range_words, token
 from lagar.registry.model import ModelInfo
 from lagar.registry.signature import Field, Output, Scalar
 
@@ -86,7 +86,7 @@ def record_schema(info: ModelInfo) -> Schema:
     if examples:
         schema["examples"] = examples[:1]
     if signature.origin:
-        schema["$comment"] = f"Learned from {without_folders(signature.origin)}"
+        schema["$comment"] = f"Learned from {signature.origin}"
     return schema
 
 

@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lagar.engine.cost import Cost
 from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, longest_pause
 from lagar.metrics import Registry
-from lagar.registry.model import LoadedModel, ModelInfo
+from lagar.registry.model import LoadedModel, ModelInfo, without_folders
 from lagar.registry.signature import Signature
 from lagar.types import Handlers, Outputs, Predictor, Rows
 
@@ -69,10 +71,10 @@ class Deployment:
             name=self.name,
             version=self.version,
             kind=self.kind,
-            signature=self.signature,
+            signature=msgspec.structs.replace(self.signature, origin=without_folders(self.signature.origin)),
             live=live,
             libraries=model.libraries,
-            warnings=tuple(model.warnings),
+            warnings=tuple(without_folders(warning) for warning in model.warnings),
             has_preprocess=self.handlers is not None and self.handlers.has_preprocess,
             has_postprocess=self.handlers is not None and self.handlers.has_postprocess,
             sha256=model.source.sha256,

@@ -122,13 +122,17 @@ def plain_path(path: str) -> str | None:
     return path[:-1] if len(path) > 1 and path.endswith("/") else path
 
 
-def presented_key(headers: Headers) -> str | None:
-    """The key that a request carries, None without one; several that differ, or an unreadable one: Unauthorized."""
+def presented_key(headers: Headers, *, basic: bool = True) -> str | None:
+    """The key that a request carries, None without one; several that differ, or an unreadable one: Unauthorized.
+
+    `basic` is False for requests that change something: a browser sends Basic credentials by itself, to whatever page
+    of another site makes it ask.
+    """
     found: str | None = None
     for name, value in headers:
         size = len(name)
         if size == 13 and name.lower() == b"authorization":
-            key = _from_authorization(value)
+            key = _from_authorization(value, basic=basic)
         elif size == 9 and name.lower() == b"x-api-key":
             key = value.strip().decode("latin-1")
         else:
@@ -139,12 +143,14 @@ def presented_key(headers: Headers) -> str | None:
     return found
 
 
-def _from_authorization(value: bytes) -> str:
+def _from_authorization(value: bytes, *, basic: bool) -> str:
     scheme, _, credentials = value.strip().partition(b" ")
     kind = scheme.lower()
     if kind == b"bearer":
         return credentials.strip().decode("latin-1")
     if kind == b"basic":
+        if not basic:
+            raise Unauthorized("Basic credentials only open pages: send the API key as Authorization: Bearer KEY")
         try:
             decoded = base64.b64decode(credentials.strip(), validate=True)
         except (binascii.Error, ValueError):
@@ -216,11 +222,12 @@ class Gate:
             return
         scope = scope_for(method, path)
         if scope is not None:
-            self.check_scope(scope, headers)
+            self._keys.check(presented_key(headers, basic=method in _LOOK), scope)
 
-    def check_scope(self, scope: Scope, headers: Headers) -> None:
-        """The same for a route whose scope is known."""
-        self._keys.check(presented_key(headers), scope)
+    def check_prediction(self, headers: Headers) -> None:
+        """The same for the POST of a prediction path, which the fast lane knows already."""
+        if self.on:
+            self._keys.check(presented_key(headers, basic=False), "infer")
 
 
 def challenges(path: str, accept: str = "") -> tuple[bytes, ...]:

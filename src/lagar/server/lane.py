@@ -38,8 +38,7 @@ class Endpoint:
 
     def open(self, body: bytes, head: Head, request_id: str, sink: Sink, received: float) -> Call:
         """The call of a hot request; raises RequestError."""
-        if self._gate.on:
-            self._gate.check_scope("infer", head.authorization)
+        self._gate.check_prediction(head.authorization)
         timeout = head.timeout
         request = self._adapter.decode(body, request_id, timeout=None if timeout is None else timeout.decode("latin-1"))
         return self.call(request, sink, received)
