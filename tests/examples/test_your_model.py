@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ def same_as_in_process(served: Served, name: str, table: pd.DataFrame) -> None:
     same = partial(pytest.approx, rel=1e-13) if name.endswith("-linear") else list
     assert native["predictions"] == same(model.predict(table).tolist())
     if hasattr(model, "predict_proba"):
-        assert sum(native["probabilities"], []) == same(model.predict_proba(table).ravel().tolist())
+        assert [*chain(*native["probabilities"])] == same(model.predict_proba(table).ravel().tolist())
         assert native["classes"] == model.classes_.tolist()
     else:
         assert "probabilities" not in native
