@@ -330,6 +330,15 @@ def test_missing_numbers_go_where_the_model_takes_them(saved: Any) -> None:
     same(answers(loaded, data)["predict_proba"], mended.predict_proba(data))
 
 
+def test_null_is_for_trees_that_were_fitted_on_some(saved: Any) -> None:
+    holes = WINE.copy()
+    holes.iloc[::5, 2] = np.nan
+    extra = ExtraTreesClassifier(30, random_state=0)
+    for model in (RandomForestClassifier(60, random_state=0), make_pipeline(StandardScaler(), extra)):
+        assert all(field.nullable is None for field in saved(model.fit(WINE, KIND)).signature.fields)
+        assert all(field.nullable for field in saved(model.fit(holes, KIND)).signature.fields)
+
+
 def test_pandas_categories_of_a_hist_gradient_boosting_are_its_fields_categories(saved: Any) -> None:
     frame, target = heart()
     frame = frame[["sex", "age", "thal"]].astype({"sex": "category", "thal": "category"})
@@ -345,7 +354,7 @@ def test_pandas_categories_of_a_hist_gradient_boosting_are_its_fields_categories
 def test_a_forest_takes_missing_values_as_its_own_predict_does(saved: Any) -> None:
     data = WINE.copy()
     data.iloc[::3, 0] = np.nan
-    model = RandomForestClassifier(10, random_state=0).fit(data, KIND)
+    model = RandomForestClassifier(100, random_state=0).fit(data, KIND)
     loaded = saved(model)
     same(answers(loaded, data)["predict_proba"], model.predict_proba(data))
 

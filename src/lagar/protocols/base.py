@@ -169,7 +169,7 @@ def error_headers(error: BaseException) -> tuple[tuple[str, str], ...]:
     if isinstance(error, MethodNotAllowed):
         headers.append(("allow", error.allow))
     if error.code == "unauthorized":
-        headers.append(("www-authenticate", "Bearer"))
+        headers.append(("www-authenticate", 'Bearer realm="lagar"'))
     return tuple(headers)
 
 

@@ -42,7 +42,19 @@ _WANTED: Final = {
 class Rule:
     """One field, compiled."""
 
-    __slots__ = ("bounded", "categories", "default", "has_default", "high", "kind", "low", "name", "nullable", "texts")
+    __slots__ = (
+        "bounded",
+        "categories",
+        "default",
+        "has_default",
+        "high",
+        "kind",
+        "low",
+        "name",
+        "nullable",
+        "texts",
+        "unsaid",
+    )
 
     def __init__(self, field: Field) -> None:
         self.name = field.name
@@ -56,6 +68,7 @@ class Rule:
             self.categories = {_category_key(category): category for category in present}
             if all(type(category) is str for category in present):
                 self.texts = frozenset(str(category) for category in present)
+        self.unsaid = field.nullable is None and field.type == "float" and field.categories is None
         self.nullable = field.nullable is True or (field.categories is not None and None in field.categories)
         self.low = field.minimum
         self.high = field.maximum
@@ -280,7 +293,9 @@ class Plan:
         if value is None or (isinstance(value, float) and value != value):
             if rule.nullable:
                 return None
-            self._refuse(rule, f"must not be {'null' if value is None else 'NaN'}", None, row)
+            why = " (the model does not say what it does with it; nullable = true in lagar.toml lets it through)"
+            word = "null" if value is None else "NaN"
+            self._refuse(rule, f"must not be {word}", None, row, why if rule.unsaid else "")
         if rule.categories is not None:
             return self._category(rule, value, row)
         value = self._typed(rule, value, row)

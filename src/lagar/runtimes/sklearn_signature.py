@@ -113,7 +113,7 @@ class _Walk:
             self._set(index, kind="float")
             if not allowed:
                 self._set(index, nullable=False)
-            elif final:
+            elif final and met_missing(step):
                 self._set(index, nullable=True)
 
     def _typical(self, step: Any, flow: list[int], aligned: bool) -> None:
@@ -399,6 +399,28 @@ def allows_missing(step: Any) -> bool:
     except (ImportError, AttributeError, TypeError, ValueError):
         more = getattr(step, "_more_tags", None)
         return bool(more().get("allow_nan", False)) if callable(more) else False
+
+
+def met_missing(step: Any) -> bool:
+    """Whether an estimator that takes NaN was also fitted on some, as far as it can be known.
+
+    scikit-learn's trees take NaN even when they have never seen one; a split that saw none sends it to the larger
+    child. One split that does otherwise shows that there were some. Other estimators are taken at their word.
+    """
+    trees = [step] if hasattr(step, "tree_") else [tree for tree in _inner_trees(step) if hasattr(tree, "tree_")]
+    if not trees:
+        return True
+    for tree in (item.tree_ for item in trees):
+        splits = np.flatnonzero(tree.children_left >= 0)
+        sizes = tree.n_node_samples
+        larger = sizes[tree.children_left[splits]] > sizes[tree.children_right[splits]]
+        if np.any(tree.missing_go_to_left[splits].astype(bool) != larger):
+            return True
+    return False
+
+
+def _inner_trees(step: Any) -> list[Any]:
+    return list(getattr(step, "estimators_", None) or []) if "_hist_" not in type(step).__module__ else []
 
 
 def _resolve(spec: Any, names: list[str] | None, width: int) -> tuple[list[int], bool]:
