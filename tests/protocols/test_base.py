@@ -65,7 +65,7 @@ def test_an_error_says_its_field_and_row() -> None:
         (NotReady("loading"), {"retry-after": "5"}),
         (NotReady("loading", retry_after_s=0.01), {"retry-after": "1"}),
         (MethodNotAllowed("no", allow="POST"), {"allow": "POST"}),
-        (Unauthorized("no"), {"www-authenticate": "Bearer"}),
+        (Unauthorized("no"), {"www-authenticate": 'Bearer realm="lagar"'}),
         (ModelFailed("no"), {}),
         (ValueError("no"), {}),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from lagar.engine.batcher import Batcher, Call
 from lagar.engine.deployment import Deployment
 from lagar.engine.service import Router
 from lagar.errors import (
+    Forbidden,
     InvalidInput,
     MethodNotAllowed,
     ModelFailed,
@@ -83,6 +85,8 @@ class App:
         try:
             await self._route(scope, receive, send, path, request_id)
         except RequestError as error:
+            if isinstance(error, (Unauthorized, Forbidden)):
+                self._count_refused_key(path, error)
             await send_answer(send, *self.refuse(error, path, request_id, accept=_header(scope, b"accept")))
         except Exception:
             log.exception("a request failed", extra={"request_id": request_id})
@@ -116,6 +120,16 @@ class App:
             await send_answer(send, *answer)
         else:
             await self._proxy.forward(scope, receive, send, path=quote_path(clean))
+
+    def _count_refused_key(self, path: str, error: RequestError) -> None:
+        """A refused key counts for the model that it was sent to, as it does in the fast lane."""
+        target = _prediction((plain_path(path) or "/")[1:].split("/"))
+        if target is None:
+            return
+        protocol, name, version = target
+        with contextlib.suppress(NotFound):
+            deployment = self._router.resolve(name, version) if name else self._router.resolve_default()
+            self._served.endpoint(deployment, protocol).count(error, status_of(error))
 
     # -- predictions
 
@@ -315,11 +329,11 @@ def _is_long_work(content_type: str | None, size: int) -> bool:
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    for key, value in scope["headers"]:
-        if key == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
+    """The value of a header; of several, the first, except that all ranges of `accept` count (RFC 9110 §5.3)."""
+    values: list[str] = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    if not values:
+        return None
+    return ", ".join(values) if name == b"accept" else values[0]
 
 
 def _json(status: int, body: object) -> tuple[int, bytes, bytes]:

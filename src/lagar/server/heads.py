@@ -141,7 +141,7 @@ class Heads:
                 head.request_id = _repeatable(value)
             elif name in (b"authorization", b"x-api-key"):
                 head.authorization.append((name, value))
-            elif name == b"timeout":
+            elif name == b"timeout" and head.timeout is None:
                 head.timeout = value
         if hosts > 1 or (hosts == 0 and not head.http_10):
             raise InvalidInput(f"an HTTP/1.1 request needs one 'host' header, got {hosts}")

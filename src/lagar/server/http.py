@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import Any, Protocol, cast
 
 from lagar.engine.batcher import Batcher, Call
-from lagar.errors import HeadersTooLarge, InvalidInput, ModelFailed, RequestError, RequestTimeout
+from lagar.errors import HeadersTooLarge, InvalidInput, RequestError, RequestTimeout
 from lagar.metrics import Registry
 from lagar.server.exchange import MIN_BODY_BYTES_PER_S, STATUS_LINES, Application, Exchange
 from lagar.server.heads import Head, Heads
@@ -44,7 +44,9 @@ class HotRoute(Protocol):
 
     def refuse(self, error: BaseException, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]: ...
 
-    def count(self, error: RequestError | None, status: int) -> None: ...
+    def admits(self, head: Head) -> bool: ...
+
+    def count(self, error: BaseException | None, status: int) -> None: ...
 
 
 class State(enum.IntEnum):
@@ -282,6 +284,10 @@ class Connection(asyncio.Protocol):
                 stop = end + head.length
                 self._buffer = data[stop:]
                 self._start_hot(data[end:stop])
+            elif not head.route.admits(head):
+                # The ASGI lane refuses a key before it reads a body: nothing is kept for those who have none.
+                self._buffer = b""
+                self._start_cold(head, data[end:])
             else:
                 self._buffer = b""
                 self._body = [data[end:]]
@@ -324,41 +330,43 @@ class Connection(asyncio.Protocol):
             call = head.route.open(body, head, self._request_id, self, received)
             self._call = call
             self.server.batcher.submit(call)
-        except RequestError as error:
+        except Exception as error:
             self._call = None
-            self._refuse_hot(error)
+            self._refuse_hot(self._logged(error, "a request could not be read"))
+
+    def _logged(self, error: BaseException, event: str) -> BaseException:
+        """The error; one that is not meant for the caller goes to the log, and is answered without its text."""
+        if not isinstance(error, RequestError):
+            log.error(event, exc_info=error, extra={"request_id": self._request_id})
+        return error
 
     def _open_off_loop(self, head: Head, body: bytes, received: float) -> None:
         future = self.server.loop.run_in_executor(None, head.route.open, body, head, self._request_id, self, received)
         future.add_done_callback(self._opened)
 
     def _opened(self, future: asyncio.Future[Call]) -> None:
-        error = future.exception()
+        failed = future.exception()
         if self._state is State.CLOSED:
             return
         try:
-            if error is not None:
-                raise error
+            if failed is not None:
+                raise failed
             self._call = future.result()
             self.server.batcher.submit(self._call)
-        except RequestError as refusal:
+        except Exception as error:
             self._call = None
-            self._refuse_hot(refusal)
-        except Exception:
-            log.exception("a request could not be read", extra={"request_id": self._request_id})
-            self._refuse_hot(ModelFailed("the request could not be read; the server's log has the reason"))
+            self._refuse_hot(self._logged(error, "a request could not be read"))
 
     def answered(self, call: Call) -> None:
         """The engine is done with the call of this connection (engine.batcher.Sink)."""
         self._call = None
         route = self._head.route
-        error = call.error
+        error: BaseException | None = call.error
         if error is None:
             try:
                 body, _ = route.encode(call)
-            except Exception:
-                log.exception("an answer could not be written", extra={"request_id": self._request_id})
-                error = call.error = ModelFailed("the model's answer could not be written; the server's log has why")
+            except Exception as failure:
+                error = self._logged(failure, "an answer could not be written")
             else:
                 server = self.server
                 closing = self._eof or server.draining
@@ -380,7 +388,7 @@ class Connection(asyncio.Protocol):
                 return
         self._refuse_hot(error)
 
-    def _refuse_hot(self, error: RequestError) -> None:
+    def _refuse_hot(self, error: BaseException) -> None:
         route = self._head.route
         status, headers, body = route.refuse(error, self._request_id)
         route.count(error, status)

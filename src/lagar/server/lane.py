@@ -43,6 +43,14 @@ class Endpoint:
         request = self._adapter.decode(body, request_id, timeout=None if timeout is None else timeout.decode("latin-1"))
         return self.call(request, sink, received)
 
+    def admits(self, head: Head) -> bool:
+        """Whether a hot request's key is good, before its body is there."""
+        try:
+            self._gate.check_prediction(head.authorization)
+        except RequestError:
+            return False
+        return True
+
     def decode(
         self, body: bytes, request_id: str, *, content_type: str | None, accept: str | None, timeout: str | None
     ) -> InferRequest:
@@ -96,11 +104,11 @@ class Endpoint:
         """Status, headers and body of an error; content-length and date are the server's."""
         return written(self._adapter.error(error, request_id), request_id)
 
-    def count(self, error: RequestError | None, status: int) -> None:
+    def count(self, error: BaseException | None, status: int) -> None:
         """Count one answer of this endpoint."""
         deployment = self.deployment
         deployment.count_answer(self.protocol, status)
-        if error is not None and (reason := _REASONS.get(error.code)) is not None:
+        if isinstance(error, RequestError) and (reason := _REASONS.get(error.code)) is not None:
             deployment.count_rejection(reason)
 
 
