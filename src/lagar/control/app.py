@@ -1,8 +1,9 @@
 """The control app: pages, OpenAPI, metrics and assets behind the workers, on a Unix socket.
 
 A worker has already checked the key and the forwarded headers of every request that arrives here, so the socket is
-trusted. Every route answers below the published prefix and without it, since a proxy may strip it or not; every
-address that is written into an answer carries it.
+trusted. It has also taken the prefix of `--root-path` from the path, and asked for the scope of what was left: nothing
+more is taken here, or another path would be answered than the one that was checked. Every address that is written into
+an answer carries the published prefix.
 """
 
 from __future__ import annotations
@@ -138,10 +139,9 @@ class Envelope:
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         prefix = published_prefix(self._state, headers)
-        path = below(prefix, below(normal_prefix(self._state.settings.root_path), scope["path"]))
+        path = scope["path"]
         scope = {
             **scope,
-            "path": path,
             "root_path": "",
             "state": {**scope.get("state", {}), "prefix": prefix, "request_id": request_id},
         }
@@ -178,13 +178,6 @@ def normal_prefix(prefix: str) -> str:
         return ""
     prefix = "/" + prefix.strip().strip("/")
     return prefix if _PREFIX.fullmatch(prefix) and ".." not in prefix.split("/") else ""
-
-
-def below(prefix: str, path: str) -> str:
-    """The path without the prefix, where it has it."""
-    if prefix and (path == prefix or path.startswith(prefix + "/")):
-        return path[len(prefix) :] or "/"
-    return path
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
