@@ -97,9 +97,7 @@ class StockServer:
         self.worker.app.state = ServerState(ready=True)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self._with_id, interface="asgi3", log_config=None, lifespan="off", server_header=False
-        )
+        config = uvicorn.Config(self._with_id, interface="asgi3", log_config=None, lifespan="off", server_header=False)
         self._server = uvicorn.Server(config)
         self._started.set()
         await self._server.serve(sockets=[listener])
@@ -328,9 +326,7 @@ def same_in_both(keyed: tuple[Caller, Caller, dict[str, str]], tag: int, *header
     record = {"seconds": 0.0, "tag": tag}
     inputs = [{"name": name, "shape": [1], "datatype": "FP64", "data": [value]} for name, value in record.items()]
     case = Case("", protocol, "scripted", dumped(record if protocol == "native" else {"inputs": inputs}), 0)
-    answers = [
-        caller.ask(written(case, *headers, chunks=chunks)) for caller in keyed[:2] for chunks in (False, True)
-    ]
+    answers = [caller.ask(written(case, *headers, chunks=chunks)) for caller in keyed[:2] for chunks in (False, True)]
     assert answers == [answers[0]] * 4
     return answers[0]
 
