@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from selenium.webdriver.common.keys import Keys
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -44,12 +45,20 @@ def wide(models_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gaps(models_dir: Path, wine: Any) -> Path:
+    """A model that was made for missing values: `gaps.joblib`."""
+    path = models_dir / "gaps.joblib"
+    joblib.dump(HistGradientBoostingClassifier(max_iter=3).fit(wine.rows, wine.model.predict(wine.rows)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def served(
-    tmp_path_factory: pytest.TempPathFactory, wine: Any, churn: Any, text: Any, houses: Path, wide: Path
+    tmp_path_factory: pytest.TempPathFactory, wine: Any, churn: Any, text: Any, houses: Path, wide: Path, gaps: Path
 ) -> Iterator[LagarServer]:
     """One server over all models, for the tests that change nothing."""
     home = tmp_path_factory.mktemp("home")
-    with LagarServer(wine.path, churn.path, text.path, houses, wide, home=home) as server:
+    with LagarServer(wine.path, churn.path, text.path, houses, wide, gaps, home=home) as server:
         yield server
 
 
@@ -100,7 +109,7 @@ def test_an_empty_field_is_left_out_and_told_as_missing(browser: Browser, served
 
 
 def test_an_empty_field_that_may_be_null_is_null(browser: Browser, served: Any) -> None:
-    browser.open(served.url, "wine@1")
+    browser.open(served.url, "gaps@1")
     browser.type("proline", "")
     assert '"proline": null' in browser.text(".curl")
     browser.send()
@@ -242,7 +251,7 @@ def test_the_api_page_tries_a_prediction_without_another_origin(browser: Browser
 
 
 def test_a_key_is_asked_for_kept_in_the_tab_and_sent(browser: Browser, serve: Any, wine: Any, tmp_path: Path) -> None:
-    browser.expected.append("403 (Forbidden)")
+    browser.expected.append("401 (Unauthorized)")
     home = tmp_path / "keys"
     keys = {}
     for scope in ("read", "infer"):

@@ -150,7 +150,10 @@ def _from_authorization(value: bytes, *, basic: bool) -> str:
         return credentials.strip().decode("latin-1")
     if kind == b"basic":
         if not basic:
-            raise Unauthorized("Basic credentials only open pages: send the API key as Authorization: Bearer KEY")
+            raise Unauthorized(
+                "Basic credentials only open pages: send a key with scope 'infer' (predictions) or 'admin' (changes) "
+                "as Authorization: Bearer KEY"
+            )
         try:
             decoded = base64.b64decode(credentials.strip(), validate=True)
         except (binascii.Error, ValueError):
