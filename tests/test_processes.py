@@ -282,6 +282,23 @@ def test_no_connection_that_was_established_is_lost_by_a_drain(serve: Serve, scr
     assert server.wait_exit() == 0
 
 
+def test_a_model_of_the_users_own_is_closed_once_everything_is_answered(serve: Serve, tmp_path: Path) -> None:
+    code = """
+class Noted:
+    def load(self, path): self.path = path
+    def predict(self, rows): return [row["a"] for row in rows]
+    def close(self): open(f"{self.path}/closed", "a").write("x")
+"""
+    folder = tmp_path / "noted"
+    folder.mkdir()
+    (folder / "noted.py").write_text(code)
+    (folder / "lagar.toml").write_text('class = "noted:Noted"\n[fields]\na = { type = "float" }\n')
+    server = serve(folder)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert (folder / "closed").read_text() == "x"
+
+
 def test_a_second_signal_stops_at_once(serve: Serve, scripted: Path) -> None:
     server = serve(scripted, workers=1)
     with ThreadPoolExecutor(1) as pool:

@@ -167,6 +167,14 @@ class Worker:
         self.batcher.closed = True
         return done
 
+    def close_models(self) -> None:
+        """Let each model put away what it holds: files and connections of the user's own class."""
+        for deployment in self.router.deployments:
+            try:
+                deployment.close()
+            except Exception:
+                log.exception("closing model %s@%s failed", deployment.name, deployment.version)
+
     async def _empty_accept_queue(self) -> None:
         assert self._socket is not None
         assert self._listener is not None
@@ -274,6 +282,8 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
             worker.update_keys(message)
         elif isinstance(message, Drain):
             answered = await worker.drain(settings.drain_timeout_s)
+            if answered:  # else a call is still in the model
+                worker.close_models()
             break
     await channel.close()
     return 0 if answered else 1
