@@ -178,6 +178,7 @@ class Batcher:
     def _run_inline(self, deployment: Deployment, max_rows: int) -> float:
         calls = self._take(deployment, max_rows)
         if not calls:
+            deployment.told_empty()
             return 0.0
         started = time.perf_counter()
         _predict(deployment, calls)
@@ -185,6 +186,8 @@ class Batcher:
             self._finish(call)
         if deployment.waiting:
             self._pending[deployment] = None
+        elif deployment.retired:
+            deployment.told_empty()
         return time.perf_counter() - started
 
     # -- in the version's thread
@@ -193,6 +196,7 @@ class Batcher:
         limit = max(1, deployment.cost.rows_within(THREAD_CALL_S))
         calls = self._take(deployment, limit)
         if not calls:
+            deployment.told_empty()
             return
         deployment.running = calls
         deployment.running_since = time.perf_counter()
@@ -212,6 +216,8 @@ class Batcher:
         self._threads.discard(deployment)
         for call in calls:
             self._finish(call)
+        if deployment.retired and not deployment.waiting:
+            deployment.told_empty()
         if deployment.waiting:
             # Two turns later: the answers just written bring the next requests, and one call serves them together.
             self._pending[deployment] = None
@@ -308,7 +314,7 @@ def _predict_joined(deployment: Deployment, calls: list[Call]) -> None:
             return
         joined = Rows.join([call.rows for call in calls if call.rows is not None])
         result = _checked(deployment, deployment.predict(joined, calls[0].outputs), joined.n)
-    except Exception as error:
+    except BaseException as error:  # sys.exit() and a Rust library's panic are none of Exception
         if len(calls) == 1:
             calls[0].error = _as_request_error(error, calls[0])
             return
@@ -335,13 +341,13 @@ def _checked(deployment: Deployment, result: Outputs, n: int) -> Outputs:
 def _guarded(call: Call, step: Callable[[Call], None]) -> bool:
     try:
         step(call)
-    except Exception as error:
+    except BaseException as error:
         call.error = _as_request_error(error, call)
         return False
     return True
 
 
-def _as_request_error(error: Exception, call: Call) -> RequestError:
+def _as_request_error(error: BaseException, call: Call) -> RequestError:
     if isinstance(error, RequestError):
         return error
     deployment = call.deployment

@@ -27,6 +27,8 @@ log = logging.getLogger("lagar.engine")
 
 # A sleep, a lock or a socket in the user's own code must never hold the event loop, however quick it was so far.
 _ALWAYS_THREADED = frozenset({"custom"})
+WARM_UP_S = 1.0
+"""What the calls that learn a model's cost may take of the start; the first, cold call is not counted."""
 
 
 class Deployment:
@@ -49,6 +51,9 @@ class Deployment:
         self.max_queue_rows = max_queue_rows
         self.waiting: deque[Call] = deque()
         self.waiting_rows = 0
+        self.retired = False
+        """True once no new request is sent here; what was read for it goes to the version that is live now."""
+        self._emptied: asyncio.Event | None = None
         self.running: list[Call] = []
         self.running_since = 0.0
         self.thread = ModelThread(f"model {source.name}@{source.version}")
@@ -82,14 +87,33 @@ class Deployment:
         )
 
     def warm_up(self, example: Rows) -> None:
-        """Call the model with its example, once cold and then in three sizes, and learn what a call costs."""
+        """Call the model with its example, once cold and then in up to three sizes, and learn what a call costs.
+
+        A slow model is not called with many rows, nor again and again: its server has to start some time.
+        """
         outputs = self.native_outputs
-        self.predictor.predict(example.slice(0, 1), outputs)
-        sizes = [Rows.join([example.slice(0, 1)] * size) for size in (1, 32, 256)]
-        for rows in sizes * 3:
-            started = time.perf_counter()
-            self.predictor.predict(rows, outputs)
-            self.cost.learn(rows.n, time.perf_counter() - started)
+        row = example.slice(0, 1)
+        self.predictor.predict(row, outputs)
+        began = time.perf_counter()
+        sizes: list[Rows] = []
+        for size in (1, 32, 256):
+            rows = Rows.join([row] * size)
+            taken = self._timed(rows, outputs)
+            sizes.append(rows)
+            if taken * 8 > WARM_UP_S:
+                break
+        for _ in range(2):
+            for rows in sizes:
+                if time.perf_counter() - began > WARM_UP_S:
+                    return
+                self._timed(rows, outputs)
+
+    def _timed(self, rows: Rows, outputs: tuple[str, ...]) -> float:
+        started = time.perf_counter()
+        self.predictor.predict(rows, outputs)
+        taken = time.perf_counter() - started
+        self.cost.learn(rows.n, taken)
+        return taken
 
     async def isolate_if_needed(self, example: Rows, threads: int) -> None:
         """Move the model to a host process when it would stop the event loop while it runs in a thread."""
@@ -135,6 +159,17 @@ class Deployment:
             counter = self._metrics.counter("lagar_rejected", self.name, self.version, reason)
             add = self._rejected[reason] = counter.add
         add(1)
+
+    async def drained(self) -> None:
+        """Return when nothing waits here and nothing runs."""
+        while self.waiting or self.running:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
+    def told_empty(self) -> None:
+        """Called by the batcher when a retired version has nothing left to do."""
+        if self._emptied is not None:
+            self._emptied.set()
 
     def close(self) -> None:
         self.thread.stop()

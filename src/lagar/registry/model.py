@@ -43,6 +43,10 @@ class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
     trust: bool = False
     """`--trust`: globals outside the allow-list are let through."""
     sha256: str = ""
+    manifest: str | None = None
+    """Path of the version's manifest, for one that comes from the registry: its golden rows are checked at load."""
+    libraries: tuple[str, ...] = ()
+    """Distributions that loading it imports, where that is known."""
 
 
 class LoadedModel:

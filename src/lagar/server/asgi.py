@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from urllib.parse import quote
 
@@ -14,7 +15,6 @@ import msgspec
 
 from lagar.engine.batcher import Batcher, Call
 from lagar.engine.deployment import Deployment
-from lagar.engine.service import Router
 from lagar.errors import (
     Forbidden,
     InvalidInput,
@@ -26,13 +26,15 @@ from lagar.errors import (
     UnsupportedMediaType,
 )
 from lagar.protocols import cards, native, v2
-from lagar.protocols.base import status_of
+from lagar.protocols.base import InferRequest, status_of
 from lagar.registry.model import ModelInfo
 from lagar.server.auth import Gate, challenges, plain_path
 from lagar.server.channel import ServerState
 from lagar.server.exchange import Receive, Scope, Send
+from lagar.server.heads import UPLOAD_PATH
 from lagar.server.lane import Endpoint, Headers, written
-from lagar.server.proxy import ControlProxy, read_body
+from lagar.server.proxy import ANSWER_TIMEOUT_S, ControlProxy, read_body
+from lagar.server.serving import Serving
 
 OFF_LOOP_BODY_BYTES = 32 * 1024
 """Bodies that are not JSON are parsed in a thread from this size on, JSON from eight times as much."""
@@ -42,23 +44,12 @@ OFF_LOOP_ROWS = 8192
 log = logging.getLogger("lagar.asgi")
 
 
-class Served:
-    """What a worker serves: its versions, with their endpoints by protocol."""
-
-    def __init__(self, router: Router, endpoints: Mapping[tuple[str, str], Mapping[str, Endpoint]]) -> None:
-        self.router = router
-        self._endpoints = endpoints
-
-    def endpoint(self, deployment: Deployment, protocol: str) -> Endpoint:
-        return self._endpoints[deployment.name, deployment.version][protocol]
-
-
 class App:
     """The ASGI application of a worker."""
 
     def __init__(
         self,
-        served: Served,
+        serving: Serving,
         batcher: Batcher,
         gate: Gate,
         proxy: ControlProxy,
@@ -66,8 +57,8 @@ class App:
         *,
         root_path: str,
     ) -> None:
-        self._served = served
-        self._router = served.router
+        self.serving = serving
+        """Replaced as a whole by a switch: look at it once per decision."""
         self._batcher = batcher
         self._gate = gate
         self._proxy = proxy
@@ -106,7 +97,7 @@ class App:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, path: str, request_id: str) -> None:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        self._gate.check(scope["method"], path, scope["headers"])
+        scope["state"]["key_id"] = self._gate.check(scope["method"], path, scope["headers"])
         clean = plain_path(path)
         if clean is None:
             raise NotFound(f"no such path: {path!r:.200}")
@@ -114,12 +105,14 @@ class App:
         if (target := _prediction(parts)) is not None:
             _allow(method, "POST")
             protocol, name, version = target
-            deployment = self._router.resolve(name, version) if name else self._router.resolve_default()
-            await self._predict(scope, receive, send, self._served.endpoint(deployment, protocol), request_id)
+            find = partial(self._endpoint, protocol, name, version)
+            await self._predict(scope, receive, send, find, request_id)
         elif (answer := self._look(parts, method, request_id)) is not None:
             await send_answer(send, *answer)
         else:
-            await self._proxy.forward(scope, receive, send, path=quote_path(clean))
+            # intake of a pushed version takes as long as its model does; whoever waits for it may leave
+            wait_s = None if re.fullmatch(UPLOAD_PATH, clean) else ANSWER_TIMEOUT_S
+            await self._proxy.forward(scope, receive, send, path=quote_path(clean), answer_timeout_s=wait_s)
 
     def _count_refused_key(self, path: str, error: RequestError) -> None:
         """A refused key counts for the model that it was sent to, as it does in the fast lane."""
@@ -128,28 +121,30 @@ class App:
             return
         protocol, name, version = target
         with contextlib.suppress(NotFound):
-            deployment = self._router.resolve(name, version) if name else self._router.resolve_default()
-            self._served.endpoint(deployment, protocol).count(error, status_of(error))
+            self._endpoint(protocol, name, version).count(error, status_of(error))
+
+    def _endpoint(self, protocol: str, name: str, version: str | None) -> Endpoint:
+        """Who answers a prediction path now; raises NotFound."""
+        serving = self.serving
+        deployment = serving.router.resolve(name, version) if name else serving.router.resolve_default()
+        return serving.endpoint(deployment, protocol)
 
     # -- predictions
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send, endpoint: Endpoint, request_id: str) -> None:
+    async def _predict(
+        self, scope: Scope, receive: Receive, send: Send, find: Callable[[], Endpoint], request_id: str
+    ) -> None:
+        endpoint = find()
         try:
             _check_coding(scope)
-            content_type = _header(scope, b"content-type")
             body = await read_body(receive)
             if body is None:
                 return
             received = time.perf_counter()
-            decode = partial(
-                endpoint.decode,
-                body,
-                request_id,
-                content_type=content_type,
-                accept=_header(scope, b"accept"),
-                timeout=_header(scope, b"timeout"),
-            )
-            request = await asyncio.to_thread(decode) if _is_long_work(content_type, len(body)) else decode()
+            request = None
+            while request is None or endpoint.retired:  # a switch may take place while a body comes or is parsed
+                endpoint = find()
+                request = await _decoded(scope, endpoint, body, request_id)
             waiter = Waiter(asyncio.get_running_loop())
             call = endpoint.call(request, waiter, received)
             self._batcher.submit(call)
@@ -225,11 +220,11 @@ class App:
         return None
 
     def _model_ready(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
-        deployment = self._router.resolve(name, version)
+        deployment = self.serving.router.resolve(name, version)
         return 200, v2.model_ready(deployment.name), b"application/json"
 
     def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
-        deployment = self._router.resolve(name, version)
+        deployment = self.serving.router.resolve(name, version)
         versions = [info.version for info in self._infos() if info.name == name]
         return 200, v2.model_metadata(name, versions, deployment.kind, deployment.signature), b"application/json"
 
@@ -238,18 +233,18 @@ class App:
             case ["models"]:
                 return _json(200, {"models": cards.models_list(self._infos())})
             case ["models", name] | ["models", name, "versions"]:
-                self._router.resolve(name)
+                self.serving.router.resolve(name)
                 return _json(200, cards.model_card([info for info in self._infos() if info.name == name]))
             case ["models", name, "versions", version]:
-                self._router.resolve(name, version)
+                self.serving.router.resolve(name, version)
                 infos = [info for info in self._infos() if (info.name, info.version) == (name, version)]
                 return _json(200, cards.version_card(infos[0]))
             case ["example"]:
-                return self._example(self._router.resolve_default())
+                return self._example(self.serving.router.resolve_default())
             case ["models", name, "example"]:
-                return self._example(self._router.resolve(name))
+                return self._example(self.serving.router.resolve(name))
             case ["models", name, "versions", version, "example"]:
-                return self._example(self._router.resolve(name, version))
+                return self._example(self.serving.router.resolve(name, version))
         return None
 
     def _example(self, deployment: Deployment) -> tuple[int, bytes, bytes]:
@@ -319,6 +314,19 @@ def _check_coding(scope: Scope) -> None:
         raise UnsupportedMediaType(f"content-encoding {coding!r:.60} is not read here; send the body uncompressed")
     if _header(scope, b"inference-header-content-length") is not None:
         raise InvalidInput("binary tensor bodies are not read here; send the tensors as JSON")
+
+
+async def _decoded(scope: Scope, endpoint: Endpoint, body: bytes, request_id: str) -> InferRequest:
+    content_type = _header(scope, b"content-type")
+    decode = partial(
+        endpoint.decode,
+        body,
+        request_id,
+        content_type=content_type,
+        accept=_header(scope, b"accept"),
+        timeout=_header(scope, b"timeout"),
+    )
+    return await asyncio.to_thread(decode) if _is_long_work(content_type, len(body)) else decode()
 
 
 def _is_long_work(content_type: str | None, size: int) -> bool:

@@ -43,6 +43,11 @@ class WorkerBoot(msgspec.Struct, frozen=True, tag="worker_boot"):
     keys: tuple[KeyRow, ...]
     port: int
     """The bound port."""
+    weights: dict[str, dict[str, int]] = {}
+    """Model → version → share of the traffic, for models whose traffic is split."""
+    generation: int = 0
+    hold: bool = False
+    """True: load, but accept no connection before Commit."""
 
 
 class ControlBoot(msgspec.Struct, frozen=True, tag="control_boot"):
@@ -67,6 +72,37 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
     code: str
     message: str
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """Control → supervisor → workers: load this set beside the one in use, and say whether it would serve."""
+
+    generation: int
+    sources: tuple[ModelSource, ...]
+    live: dict[str, str]
+    weights: dict[str, dict[str, int]] = {}
+
+
+class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+    """Worker → supervisor → control: the outcome of Prepare."""
+
+    generation: int
+    ok: bool
+    reason: str = ""
+    fresh: bool = False
+    """From a worker: a process that starts anew should load this set, since loading here would slow requests down."""
+
+
+class Commit(msgspec.Struct, frozen=True, tag="commit"):
+    """Control → supervisor → workers: from now on the prepared set answers."""
+
+    generation: int
+
+
+class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
+    """Supervisor → workers: forget what was prepared."""
+
+    generation: int
 
 
 class ControlReady(msgspec.Struct, frozen=True, tag="control_ready"):
@@ -98,7 +134,10 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Supervisor → child: stop accepting, answer what was accepted, exit 0."""
 
 
-Message = WorkerBoot | ControlBoot | Loaded | Failed | ControlReady | ServerState | Models | Keys | Drain
+Message = (
+    WorkerBoot | ControlBoot | Loaded | Failed | ControlReady | ServerState | Models | Keys | Drain
+    | Prepare | Prepared | Commit | Abandon
+)  # fmt: skip
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

@@ -6,6 +6,7 @@ The framing rules that keep two requests from being read as one, or one as two, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -16,6 +17,8 @@ from lagar.errors import HeadersTooLarge, InvalidInput, PayloadTooLarge, Request
 
 MAX_TARGET_BYTES = 8 * 1024
 MAX_HEADERS = 100
+UPLOAD_PATH = "/api/models/[^/]+/versions/?"
+"""Where versions are pushed to; their bodies go to disk as they come, so they may be larger than any other."""
 _REMEMBERED = 2048
 _REMEMBERED_BYTES = 2048
 _TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/+=@-")
@@ -25,8 +28,8 @@ class Head:
     """One request head, with everything that decides how its body is read and who answers."""
 
     __slots__ = (
-        "authorization", "chunked", "error", "expect_continue", "headers", "http_10", "keep_alive", "length", "method",
-        "path", "query", "raw_path", "request_id", "route", "timeout",
+        "authorization", "chunked", "error", "expect_continue", "headers", "http_10", "keep_alive", "length",
+        "max_body_bytes", "method", "path", "query", "raw_path", "request_id", "route", "timeout",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -36,6 +39,8 @@ class Head:
         self.query = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.http_10 = False
+        self.max_body_bytes = 0
+        """What its body may have: more for a pushed version than for anything else."""
         self.keep_alive = True
         self.length = 0
         self.chunked = False
@@ -54,9 +59,19 @@ class Head:
 class Heads:
     """Parses heads and remembers them; `route` finds the hot route of a path."""
 
-    def __init__(self, route: Callable[[Head], Any], *, max_body_bytes: int) -> None:
-        self._route = route
+    def __init__(
+        self,
+        route: Callable[[Head], Any],
+        *,
+        max_body_bytes: int,
+        max_upload_bytes: int | None = None,
+        root_path: str = "",
+    ) -> None:
+        """`max_upload_bytes` (default: as any body) is for pushed versions, below `root_path` or not."""
+        self.route = route
         self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_body_bytes if max_upload_bytes is None else max_upload_bytes
+        self._upload = re.compile(f"(?:{re.escape(root_path)})?{UPLOAD_PATH}")
         self._memo: dict[bytes, Head] = {}
 
     def forget(self) -> None:
@@ -93,7 +108,9 @@ class Heads:
         except RequestError as error:
             head.error = error
             return head
-        head.route = self._route(head)
+        upload = head.method == "POST" and self._upload.fullmatch(head.path)
+        head.max_body_bytes = self._max_upload_bytes if upload else self._max_body_bytes
+        head.route = self.route(head)
         return head
 
     def _read_target(self, head: Head, url: bytes) -> None:
@@ -164,18 +181,18 @@ class Heads:
 
     def check_length(self, head: Head) -> PayloadTooLarge | None:
         """The refusal of a body that is announced as larger than the limit."""
-        if head.length > self._max_body_bytes:
-            return too_large(self._max_body_bytes, head.length)
+        if head.length > head.max_body_bytes:
+            return self.too_large(head, head.length)
         return None
 
-
-def too_large(limit: int, seen: int | None = None) -> PayloadTooLarge:
-    """The refusal of a body over the limit; `seen` is its announced size."""
-    size = f"has {seen} bytes" if seen is not None else "is larger"
-    return PayloadTooLarge(
-        f"the body {size}, the limit is {limit} bytes; send fewer rows per request, "
-        "or raise the server's max_body_bytes"
-    )
+    def too_large(self, head: Head, seen: int | None = None) -> PayloadTooLarge:
+        """The refusal of a body over the limit; `seen` is its announced size."""
+        size = f"has {seen} bytes" if seen is not None else "is larger"
+        if head.max_body_bytes != self._max_body_bytes:
+            step = "push on the server's machine, or raise the server's max_upload_bytes"
+        else:
+            step = "send fewer rows per request, or raise the server's max_body_bytes"
+        return PayloadTooLarge(f"the body {size}, the limit is {head.max_body_bytes} bytes; {step}")
 
 
 class _Collector:

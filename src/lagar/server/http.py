@@ -35,16 +35,19 @@ FRESH_GRACE_S = 1.0
 log = logging.getLogger("lagar.http")
 
 
-class HotRoute(Protocol):
+class HotEndpoint(Protocol):
     """A prediction on an exact path: opens calls from bodies and encodes their answers."""
+
+    @property
+    def retired(self) -> bool: ...
+
+    def admits(self, head: Head) -> bool: ...
 
     def open(self, body: bytes, head: Head, request_id: str, sink: Any, received: float) -> Call: ...
 
     def encode(self, call: Call) -> tuple[bytes, str]: ...
 
     def refuse(self, error: BaseException, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]: ...
-
-    def admits(self, head: Head) -> bool: ...
 
     def count(self, error: BaseException | None, status: int) -> None: ...
 
@@ -141,8 +144,9 @@ class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_body", "_body_got", "_buffer", "_call", "_eof", "_exchange", "_head", "_linger_bytes", "_paused_reading",
-        "_reading", "_request_id", "_requests", "_since", "_state", "_writable", "server", "tls", "transport",
+        "_body", "_body_got", "_buffer", "_call", "_endpoint", "_eof", "_exchange", "_head", "_linger_bytes",
+        "_paused_reading", "_reading", "_request_id", "_requests", "_since", "_state", "_writable",
+        "server", "tls", "transport",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer, *, tls: bool) -> None:
@@ -157,6 +161,7 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._eof = False
         self._head: Head = cast(Head, None)
+        self._endpoint: HotEndpoint = cast(HotEndpoint, None)
         self._request_id = ""
         self._body: list[bytes] = []
         self._body_got = 0
@@ -279,12 +284,13 @@ class Connection(asyncio.Protocol):
             self._buffer = b""
             self._start_cold(head, data[end:])
         else:
+            self._endpoint = head.route.pick()
             have = len(data) - end
             if have >= head.length:
                 stop = end + head.length
                 self._buffer = data[stop:]
                 self._start_hot(data[end:stop])
-            elif not head.route.admits(head):
+            elif not self._endpoint.admits(head):
                 # The ASGI lane refuses a key before it reads a body: nothing is kept for those who have none.
                 self._buffer = b""
                 self._start_cold(head, data[end:])
@@ -322,17 +328,28 @@ class Connection(asyncio.Protocol):
     def _start_hot(self, body: bytes) -> None:
         self._state = State.BUSY
         head = self._head
+        if self._endpoint.retired and not self._route_again(body):
+            return
         received = time.perf_counter()
         if len(body) > OFF_LOOP_BODY_BYTES:
             self._open_off_loop(head, body, received)
             return
         try:
-            call = head.route.open(body, head, self._request_id, self, received)
+            call = self._endpoint.open(body, head, self._request_id, self, received)
             self._call = call
             self.server.batcher.submit(call)
         except Exception as error:
             self._call = None
             self._refuse_hot(self._logged(error, "a request could not be read"))
+
+    def _route_again(self, body: bytes) -> bool:
+        """A switch took place while the body came: the version that is live now answers; False when none is hot."""
+        route = self.server.heads.route(self._head)
+        if route is None:
+            self._start_cold(self._head, body)
+            return False
+        self._endpoint = route.pick()
+        return True
 
     def _logged(self, error: BaseException, event: str) -> BaseException:
         """The error; one that is not meant for the caller goes to the log, and is answered without its text."""
@@ -341,12 +358,17 @@ class Connection(asyncio.Protocol):
         return error
 
     def _open_off_loop(self, head: Head, body: bytes, received: float) -> None:
-        future = self.server.loop.run_in_executor(None, head.route.open, body, head, self._request_id, self, received)
-        future.add_done_callback(self._opened)
+        opened = self.server.loop.run_in_executor(
+            None, self._endpoint.open, body, head, self._request_id, self, received
+        )
+        opened.add_done_callback(lambda future: self._opened(future, body))
 
-    def _opened(self, future: asyncio.Future[Call]) -> None:
+    def _opened(self, future: asyncio.Future[Call], body: bytes) -> None:
         failed = future.exception()
         if self._state is State.CLOSED:
+            return
+        if self._endpoint.retired:
+            self._start_hot(body)
             return
         try:
             if failed is not None:
@@ -360,7 +382,7 @@ class Connection(asyncio.Protocol):
     def answered(self, call: Call) -> None:
         """The engine is done with the call of this connection (engine.batcher.Sink)."""
         self._call = None
-        route = self._head.route
+        route = self._endpoint
         error: BaseException | None = call.error
         if error is None:
             try:
@@ -389,7 +411,7 @@ class Connection(asyncio.Protocol):
         self._refuse_hot(error)
 
     def _refuse_hot(self, error: BaseException) -> None:
-        route = self._head.route
+        route = self._endpoint
         status, headers, body = route.refuse(error, self._request_id)
         route.count(error, status)
         self._write(status, headers, body, keep=not (self._eof or self.server.draining))

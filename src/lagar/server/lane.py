@@ -43,6 +43,11 @@ class Endpoint:
         request = self._adapter.decode(body, request_id, timeout=None if timeout is None else timeout.decode("latin-1"))
         return self.call(request, sink, received)
 
+    @property
+    def retired(self) -> bool:
+        """True once the version gets no new request."""
+        return self.deployment.retired
+
     def admits(self, head: Head) -> bool:
         """Whether a hot request's key is good, before its body is there."""
         try:

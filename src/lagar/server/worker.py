@@ -7,37 +7,47 @@ answers; it imports no web framework, no SQL, and no model library that none of 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
 import socket
 import ssl
 import sys
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import uvloop
 
-from lagar import runtimes
 from lagar.engine.batcher import Batcher
 from lagar.engine.deployment import Deployment
-from lagar.engine.service import Router
-from lagar.errors import LagarError, LoadFailed
+from lagar.errors import LagarError
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
-from lagar.protocols import native, v2
-from lagar.protocols.base import Adapter, Limits
 from lagar.registry.model import ModelInfo, ModelSource
-from lagar.server.asgi import App, Served, strip_root
+from lagar.server.asgi import App, strip_root
 from lagar.server.auth import Gate
-from lagar.server.channel import Channel, Drain, Failed, Keys, Loaded, ServerState, WorkerBoot
-from lagar.server.heads import Head, Heads
+from lagar.server.channel import (
+    Abandon,
+    Channel,
+    Commit,
+    Drain,
+    Failed,
+    Keys,
+    Loaded,
+    Prepare,
+    Prepared,
+    ServerState,
+    WorkerBoot,
+)
+from lagar.server.heads import Heads
 from lagar.server.http import Connection, HttpServer
-from lagar.server.lane import Endpoint
 from lagar.server.process import begin_child
 from lagar.server.proxy import ControlProxy, Proxies
+from lagar.server.serving import Loader, Serving, is_at_hand
 from lagar.settings import ServerSettings, no_colour
-from lagar.types import Rows
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a model's Python code in a thread may hold the interpreter before the event loop gets a turn."""
@@ -46,15 +56,9 @@ STUCK_DRAIN_S = 2.0
 
 log = logging.getLogger("lagar.worker")
 
-_JSON_TYPES = frozenset({b"application/json", b"application/json;charset=utf-8", b"application/json; charset=utf-8"})
-_ANY_JSON = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})
-_COLD_HEADERS = frozenset(
-    {b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"inference-header-content-length"}
-)
-
 
 class Worker:
-    """Everything of one worker process, put together once its models are loaded."""
+    """Everything of one worker process."""
 
     def __init__(self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop) -> None:
         settings = boot.settings
@@ -63,90 +67,109 @@ class Worker:
         self._metrics = Registry(Path(boot.metrics_dir), boot.slot)
         self._gate = Gate(settings, boot.keys)
         self._loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._threads = boot.threads
-        self._examples: list[tuple[Deployment, Rows]] = []
-        deployments = [self._load(source, boot) for source in boot.sources]
-        self.router = Router(deployments, boot.live, default=settings.default_model)
-        endpoints = {(d.name, d.version): self._endpoints(d) for d in deployments}
-        served = Served(self.router, endpoints)
+        self._loader = Loader(settings, self._metrics, threads=boot.threads, workers=boot.workers)
+        self._boot = boot
+        self._prepared: Serving | None = None
+        self.serving = self._assemble(0, (), {}, {})
         self.batcher = Batcher(loop, self._on_stuck, request_timeout_s=settings.request_timeout_s)
         self.app = App(
-            served,
+            self.serving,
             self.batcher,
             self._gate,
             ControlProxy(boot.control_socket, Proxies(settings.trusted_proxies)),
             self.infos,
             root_path=settings.root_path,
         )
-        self._hot = hot_paths(self.router, served, settings) if settings.fast_lane else {}
-        heads = Heads(self._hot_route, max_body_bytes=settings.max_body_bytes)
-        self.http = HttpServer(loop, settings, heads, self.app, self.batcher, self._metrics, self._refuse)
+        self._heads = Heads(
+            lambda head: self.serving.hot_route(head),
+            max_body_bytes=settings.max_body_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+            root_path=settings.root_path,
+        )
+        self.http = HttpServer(loop, settings, self._heads, self.app, self.batcher, self._metrics, self._refuse)
         self._listener: asyncio.Server | None = None
         self._socket: socket.socket | None = None
 
-    async def isolate_models(self) -> None:
-        """Give each model that holds the interpreter a process of its own."""
-        for deployment, example in self._examples:
-            await deployment.isolate_if_needed(example, self._threads)
-        self._examples.clear()
+    async def load(self) -> None:
+        """Load what the worker was started with; raises SetupError."""
+        boot = self._boot
+        deployments = [await self._loader.load(source, in_thread=False) for source in boot.sources]
+        self._take_over(self._assemble(boot.generation, deployments, boot.live, boot.weights))
 
-    def _load(self, source: ModelSource, boot: WorkerBoot) -> Deployment:
-        share = max(1, self._settings.queue_rows // boot.workers)
+    def _assemble(
+        self,
+        generation: int,
+        deployments: Iterable[Deployment],
+        live: Mapping[str, str],
+        weights: Mapping[str, Mapping[str, int]],
+    ) -> Serving:
+        return Serving(generation, deployments, live, weights, self._settings, self._gate)
+
+    # -- another generation
+
+    async def prepare(self, wanted: Prepare) -> Prepared:
+        """Load a set of versions beside the one in use; what both hold is shared."""
+        await self.abandon()
+        running = {_key(deployment.model.source): deployment for deployment in self.serving.router.deployments}
+        missing = [source for source in wanted.sources if _key(source) not in running]
+        if not all(is_at_hand(source) for source in missing):
+            return Prepared(wanted.generation, ok=False, fresh=True)
+        loaded: dict[bytes, Deployment] = {}
         try:
-            model = runtimes.load(source, threads=boot.threads)
-            deployment = Deployment(model, self._metrics, max_queue_rows=share)
-            assert model.probe is not None, "runtimes.load leaves the rows that it has tried"
-            example = model.probe.slice(0, 1)
-            deployment.warm_up(example)
-            self._examples.append((deployment, example))
-        except LagarError:
-            raise
-        except Exception as error:
-            log.exception("loading failed")
-            raise LoadFailed(f"{source.path}: loading failed with {type(error).__name__}: {error}") from None
-        for warning in model.warnings:
-            log.warning("%s@%s: %s", source.name, source.version, warning)
-        return deployment
+            for source in missing:
+                loaded[_key(source)] = await self._loader.load(source, in_thread=True)
+        except LagarError as error:
+            for deployment in loaded.values():
+                close_quietly(deployment)
+            return Prepared(wanted.generation, ok=False, reason=error.message)
+        deployments = [(running | loaded)[_key(source)] for source in wanted.sources]
+        self._prepared = self._assemble(wanted.generation, deployments, wanted.live, wanted.weights)
+        return Prepared(wanted.generation, ok=True)
 
-    def _endpoints(self, deployment: Deployment) -> dict[str, Endpoint]:
-        limits = Limits(max_rows=self._settings.max_rows)
-        timeout_s = self._settings.request_timeout_s
-        adapters: dict[str, Adapter] = {
-            "native": native.NativeAdapter(deployment, limits),
-            "v2": v2.V2Adapter(deployment, limits),
-        }
-        return {
-            name: Endpoint(deployment, adapter, name, gate=self._gate, request_timeout_s=timeout_s)
-            for name, adapter in adapters.items()
-        }
+    def commit(self, generation: int) -> bool:
+        """Answer with the prepared set from the next request on; False when it was not prepared here."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or prepared.generation != generation:
+            return self.serving.generation == generation
+        self._take_over(prepared)
+        return True
+
+    async def abandon(self) -> None:
+        """Close what was prepared and is not in use."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await self._retire(set(prepared.router.deployments) - set(self.serving.router.deployments))
+
+    def _take_over(self, serving: Serving) -> None:
+        before, self.serving = self.serving, serving
+        self.app.serving = serving
+        self._heads.forget()
+        gone = set(before.router.deployments) - set(serving.router.deployments)
+        for deployment in gone:
+            deployment.retired = True
+        if gone:
+            self._loop.create_task(self._retire(gone))
+
+    async def _retire(self, deployments: set[Deployment]) -> None:
+        """Close versions once their last call is answered, and give their memory back."""
+        for deployment in deployments:
+            deployment.retired = True
+            await deployment.drained()
+            close_quietly(deployment)
+        deployments.clear()
+        gc.collect()
+        give_memory_back()
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """What is loaded, as other processes are told."""
+        router = self.serving.router
         return tuple(
-            deployment.info(live=self.router.is_live(deployment), loaded_at=self._loaded_at)
-            for deployment in self.router.deployments
+            deployment.info(live=router.is_live(deployment), loaded_at=self._loaded_at)
+            for deployment in router.deployments
         )
 
     def _refuse(self, error: LagarError, path: str, request_id: str) -> object:
         return self.app.refuse(error, strip_root(path, self._settings.root_path), request_id)  # type: ignore[arg-type]
-
-    def _hot_route(self, head: Head) -> Endpoint | None:
-        """The endpoint of a request that may take the fast lane, None for the ASGI lane."""
-        endpoint = self._hot.get(head.raw_path)
-        if endpoint is None or head.method != "POST" or head.query or head.http_10 or not head.keep_alive:
-            return None
-        if head.chunked or head.length == 0:
-            return None
-        for name, value in head.headers:
-            if name in _COLD_HEADERS:
-                return None
-            if name == b"content-type" and value.lower() not in _JSON_TYPES:
-                return None
-            if name == b"accept" and value.lower() not in _ANY_JSON:
-                return None
-            if name == b"connection" and value.lower() != b"keep-alive":
-                return None
-        return endpoint
 
     # -- life
 
@@ -158,22 +181,31 @@ class Worker:
             lambda: Connection(self.http, tls=context is not None), sock=sock.dup(), ssl=context, backlog=4096
         )
 
+    @property
+    def drain_timeout_s(self) -> float:
+        return self._settings.drain_timeout_s
+
+    async def commit_or_listen(self, generation: int, sock: socket.socket) -> None:
+        """Answer with that generation; a worker that was held back begins to accept connections."""
+        if not self.commit(generation):
+            log.error("generation %d was committed and is not prepared here", generation)
+        if self._listener is None:
+            await self.listen(sock)
+
     async def drain(self, timeout_s: float) -> bool:
         """Stop accepting once the accept queue is empty, and answer everything that was accepted."""
         self.app.draining = True
         self.http.draining = True
-        await self._empty_accept_queue()
+        if self._listener is not None:
+            await self._empty_accept_queue()
         done = await self.http.drain(timeout_s)
         self.batcher.closed = True
         return done
 
     def close_models(self) -> None:
         """Let each model put away what it holds: files and connections of the user's own class."""
-        for deployment in self.router.deployments:
-            try:
-                deployment.close()
-            except Exception:
-                log.exception("closing model %s@%s failed", deployment.name, deployment.version)
+        for deployment in self.serving.router.deployments:
+            close_quietly(deployment)
 
     async def _empty_accept_queue(self) -> None:
         assert self._socket is not None
@@ -222,22 +254,23 @@ class Worker:
         os._exit(STUCK_EXIT_CODE)
 
 
-def hot_paths(router: Router, served: Served, settings: ServerSettings) -> dict[bytes, Endpoint]:
-    """Exact path → endpoint, with and without the proxy's prefix."""
-    paths: dict[str, Endpoint] = {}
-    for deployment in router.deployments:
-        name, version = deployment.name, deployment.version
-        native_endpoint = served.endpoint(deployment, "native")
-        v2_endpoint = served.endpoint(deployment, "v2")
-        paths[f"/models/{name}/versions/{version}/predict"] = native_endpoint
-        paths[f"/v2/models/{name}/versions/{version}/infer"] = v2_endpoint
-        if router.is_live(deployment):
-            paths[f"/models/{name}/predict"] = native_endpoint
-            paths[f"/v2/models/{name}/infer"] = v2_endpoint
-            if name == router.default:
-                paths["/predict"] = native_endpoint
-    prefixes = {"", settings.root_path}
-    return {(prefix + path).encode("ascii"): endpoint for path, endpoint in paths.items() for prefix in prefixes}
+def _key(source: ModelSource) -> bytes:
+    """Sources that load alike are equal as bytes."""
+    return msgspec.json.encode(source)
+
+
+def close_quietly(deployment: Deployment) -> None:
+    """Close a version; what its own close() raises is logged."""
+    try:
+        deployment.close()
+    except Exception:
+        log.exception("closing model %s@%s failed", deployment.name, deployment.version)
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system: glibc keeps it otherwise."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
@@ -263,8 +296,9 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     capture_standard_logging(journal)
     try:
         worker = Worker(boot, asyncio.get_running_loop())
-        await worker.isolate_models()
-        await worker.listen(listener)
+        await worker.load()
+        if not boot.hold:
+            await worker.listen(listener)
     except LagarError as error:
         channel.send(Failed(error.code, error.message))
         await channel.close()
@@ -274,19 +308,41 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     gc.set_threshold(50_000, 20, 20)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     channel.send(Loaded(worker.infos()))
-    answered = True
-    async for message in channel.messages():
-        if isinstance(message, ServerState):
-            worker.update_state(message)
-        elif isinstance(message, Keys):
-            worker.update_keys(message)
-        elif isinstance(message, Drain):
-            answered = await worker.drain(settings.drain_timeout_s)
-            if answered:  # else a call is still in the model
-                worker.close_models()
-            break
+    answered = await obey(worker, channel, listener)
     await channel.close()
     return 0 if answered else 1
+
+
+async def obey(worker: Worker, channel: Channel, listener: socket.socket) -> bool:
+    """Do what the supervisor says until it says Drain or is gone; False when requests were left unanswered."""
+    preparing: asyncio.Task[None] | None = None
+
+    async def prepare(wanted: Prepare) -> None:
+        channel.send(await worker.prepare(wanted))
+
+    async for message in channel.messages():
+        match message:
+            case ServerState():
+                worker.update_state(message)
+            case Keys():
+                worker.update_keys(message)
+            case Prepare():
+                preparing = asyncio.create_task(prepare(message))
+            case Commit():
+                await worker.commit_or_listen(message.generation, listener)
+                channel.send(Loaded(worker.infos()))
+            case Abandon():
+                if preparing is not None:
+                    await asyncio.wait({preparing})
+                await worker.abandon()
+            case Drain():
+                answered = await worker.drain(worker.drain_timeout_s)
+                if answered:  # else a call is still in the model
+                    worker.close_models()
+                return answered
+            case _:
+                log.warning("an unexpected %s came from the supervisor", type(message).__name__)
+    return True
 
 
 def main() -> None:

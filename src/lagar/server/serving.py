@@ -1,0 +1,167 @@
+"""What a worker answers with: loaded versions, who is live, their endpoints and hot paths.
+
+A `Serving` is put together beside the one in use and takes its place in one assignment; nothing in it changes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lagar import runtimes
+from lagar.engine.deployment import Deployment
+from lagar.engine.service import Router
+from lagar.errors import LagarError, LoadFailed
+from lagar.metrics import Registry
+from lagar.protocols import native, v2
+from lagar.protocols.base import Adapter, Limits
+from lagar.registry.model import ModelSource
+from lagar.server.auth import Gate
+from lagar.server.heads import Head
+from lagar.server.lane import Endpoint
+from lagar.settings import ServerSettings
+
+log = logging.getLogger("lagar.worker")
+
+_JSON_TYPES = frozenset({b"application/json", b"application/json;charset=utf-8", b"application/json; charset=utf-8"})
+_ANY_JSON = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})
+_COLD_HEADERS = frozenset(
+    {b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"inference-header-content-length"}
+)
+
+
+class Loader:
+    """Turns sources into deployments of one worker."""
+
+    def __init__(self, settings: ServerSettings, metrics: Registry, *, threads: int, workers: int) -> None:
+        self._metrics = metrics
+        self._threads = threads
+        self._queue_rows = max(1, settings.queue_rows // workers)
+
+    async def load(self, source: ModelSource, *, in_thread: bool) -> Deployment:
+        """A loaded, warm and measured version; raises SetupError. `in_thread` while the loop has requests to answer."""
+        deployment = await asyncio.to_thread(self._open, source) if in_thread else self._open(source)
+        assert deployment.model.probe is not None, "runtimes.load leaves the rows that it has tried"
+        await deployment.isolate_if_needed(deployment.model.probe.slice(0, 1), self._threads)
+        return deployment
+
+    def _open(self, source: ModelSource) -> Deployment:
+        try:
+            model = runtimes.load(source, threads=self._threads)
+            deployment = Deployment(model, self._metrics, max_queue_rows=self._queue_rows)
+            assert model.probe is not None
+            deployment.warm_up(model.probe.slice(0, 1))
+        except LagarError:
+            raise
+        except Exception as error:
+            log.exception("loading failed")
+            raise LoadFailed(f"{Path(source.path).name}: loading failed with {type(error).__name__}: {error}") from None
+        for warning in model.warnings:
+            log.warning("%s@%s: %s", source.name, source.version, warning)
+        return deployment
+
+
+_MODULES = {"scikit-learn": "sklearn", "xgboost-cpu": "xgboost", "onnxruntime-gpu": "onnxruntime"}
+_KIND_MODULES = {"sklearn": "sklearn", "onnx": "onnxruntime"}
+
+
+def is_at_hand(source: ModelSource) -> bool:
+    """Whether loading imports nothing large: importing scikit-learn beside requests cuts their rate for seconds."""
+    if source.kind in ("custom", "mlflow") or source.code:
+        return False
+    needed = [_MODULES.get(name, name.replace("-", "_")) for name in source.libraries]
+    return all(module in sys.modules for module in [*needed, _KIND_MODULES.get(source.kind, source.kind)])
+
+
+class Serving:
+    """The versions of one generation and the ways to them."""
+
+    def __init__(
+        self,
+        generation: int,
+        deployments: Iterable[Deployment],
+        live: Mapping[str, str],
+        weights: Mapping[str, Mapping[str, int]],
+        settings: ServerSettings,
+        gate: Gate,
+    ) -> None:
+        self.generation = generation
+        self.router = Router(deployments, dict(live), weights, default=settings.default_model)
+        self._settings = settings
+        self._gate = gate
+        self._endpoints = {
+            (deployment.name, deployment.version): self._adapted(deployment) for deployment in self.router.deployments
+        }
+        self._hot = self._hot_paths() if settings.fast_lane else {}
+
+    def endpoint(self, deployment: Deployment, protocol: str) -> Endpoint:
+        return self._endpoints[deployment.name, deployment.version][protocol]
+
+    def hot_route(self, head: Head) -> Route | None:
+        """The way of a request that may take the fast lane, None for the ASGI lane."""
+        route = self._hot.get(head.raw_path)
+        if route is None or head.method != "POST" or head.query or head.http_10 or not head.keep_alive:
+            return None
+        if head.chunked or head.length == 0:
+            return None
+        for name, value in head.headers:
+            if name in _COLD_HEADERS:
+                return None
+            if name == b"content-type" and value.lower() not in _JSON_TYPES:
+                return None
+            if name == b"accept" and value.lower() not in _ANY_JSON:
+                return None
+            if name == b"connection" and value.lower() != b"keep-alive":
+                return None
+        return route
+
+    def _adapted(self, deployment: Deployment) -> dict[str, Endpoint]:
+        limits = Limits(max_rows=self._settings.max_rows)
+        timeout_s = self._settings.request_timeout_s
+        adapters: dict[str, Adapter] = {
+            "native": native.NativeAdapter(deployment, limits),
+            "v2": v2.V2Adapter(deployment, limits),
+        }
+        return {
+            name: Endpoint(deployment, adapter, name, gate=self._gate, request_timeout_s=timeout_s)
+            for name, adapter in adapters.items()
+        }
+
+    def _hot_paths(self) -> dict[bytes, Route]:
+        """Exact path → route, with and without the proxy's prefix."""
+        paths: dict[str, Route] = {}
+        for deployment in self.router.deployments:
+            name, version = deployment.name, deployment.version
+            endpoints = self._endpoints[name, version]
+            paths[f"/models/{name}/versions/{version}/predict"] = Route(self, endpoints["native"])
+            paths[f"/v2/models/{name}/versions/{version}/infer"] = Route(self, endpoints["v2"])
+        for name in self.router.live_names:
+            split = self.router.is_split(name)
+            endpoints = self._endpoints[name, self.router.live_version(name)]
+            paths[f"/models/{name}/predict"] = Route(self, endpoints["native"], split=split)
+            paths[f"/v2/models/{name}/infer"] = Route(self, endpoints["v2"], split=split)
+            if name == self.router.default:
+                paths["/predict"] = Route(self, endpoints["native"], split=split)
+        prefixes = {"", self._settings.root_path}
+        return {(prefix + path).encode("ascii"): route for path, route in paths.items() for prefix in prefixes}
+
+
+class Route:
+    """A hot path: one endpoint, or one of several by weight."""
+
+    __slots__ = ("_endpoint", "_serving", "_split")
+
+    def __init__(self, serving: Serving, endpoint: Endpoint, *, split: bool = False) -> None:
+        self._serving = serving
+        self._endpoint = endpoint
+        self._split = split
+
+    def pick(self) -> Endpoint:
+        """The endpoint that answers this request."""
+        if not self._split:
+            return self._endpoint
+        deployment = self._serving.router.resolve(self._endpoint.deployment.name)
+        return self._serving.endpoint(deployment, self._endpoint.protocol)
