@@ -41,6 +41,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fast_lane: bool = True
     """False: every request takes the ASGI lane."""
     max_body_bytes: int = 64 * 1024 * 1024
+    max_upload_bytes: int = 4 * 1024 * 1024 * 1024
+    """A pushed version with all its files, which goes to disk as it comes."""
     max_header_bytes: int = 32 * 1024
     max_rows: int = 100_000
     """Rows in one request."""
@@ -87,8 +89,8 @@ OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STO
 """Variables that are no server settings: the home, a client's key and server, and where catalog and artifacts lie."""
 _PATHS: Final = ("tls_cert", "tls_key")
 _POSITIVE: Final = (
-    "max_body_bytes", "max_header_bytes", "max_rows", "queue_rows", "max_connections", "request_timeout_s",
-    "header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_timeout_s",
+    "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_rows", "queue_rows", "max_connections",
+    "request_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_timeout_s",
 )  # fmt: skip
 _LOOPBACK: Final = re.compile(r"localhost|\[?::1\]?|127(?:\.\d{1,3}){3}")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -133,6 +135,11 @@ def catalog_url(environ: Mapping[str, str] | None = None) -> str | None:
 def client_key(environ: Mapping[str, str] | None = None) -> str | None:
     """LAGAR_KEY: the API key that commands which talk to a server present."""
     return (os.environ if environ is None else environ).get("LAGAR_KEY") or None
+
+
+def client_url(environ: Mapping[str, str] | None = None) -> str | None:
+    """LAGAR_URL: the server that `lagar.Client` asks when it is given none."""
+    return (os.environ if environ is None else environ).get("LAGAR_URL") or None
 
 
 def no_colour(environ: Mapping[str, str] | None = None) -> bool:

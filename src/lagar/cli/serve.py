@@ -79,6 +79,7 @@ def serve(
         typer.Option("--fast-lane/--no-fast-lane", help="Answer plain predictions without the web framework [on]."),
     ] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Largest request body [64 MiB].")] = None,
+    max_upload_bytes: Annotated[int | None, typer.Option(help="Largest version pushed over HTTP [4 GiB].")] = None,
     max_header_bytes: Annotated[int | None, typer.Option(help="Largest request line and headers [32 KiB].")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Most rows in one request [100000].")] = None,
     queue_rows: Annotated[

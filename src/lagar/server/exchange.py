@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from lagar.errors import InvalidInput, ModelFailed, RequestError, RequestTimeout
-from lagar.server.heads import Head, too_large
+from lagar.server.heads import Head
 
 if TYPE_CHECKING:
     from lagar.server.http import Connection
@@ -89,9 +89,8 @@ class Exchange:
             self._remaining -= len(payload)
             self._complete = self._remaining == 0
         self._got += len(payload)
-        limit = self._connection.server.settings.max_body_bytes
-        if self._got > limit:
-            self._fail(too_large(limit))
+        if self._got > self._head.max_body_bytes:
+            self._fail(self._connection.server.heads.too_large(self._head))
             return rest
         if payload:
             self._parts.append(payload)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httptools
@@ -13,7 +14,7 @@ from lagar.errors import NotReady
 from lagar.server.exchange import Message, Receive, Scope, Send
 
 ANSWER_TIMEOUT_S = 60.0
-"""How long control may take to begin its answer."""
+"""How long control may take to begin its answer once it has the whole body; intake of a pushed version takes longer."""
 _READ_BYTES = 64 * 1024
 
 _HOP_BY_HOP = frozenset(
@@ -47,7 +48,15 @@ class ControlProxy:
         self._socket_path = socket_path
         self._proxies = proxies
 
-    async def forward(self, scope: Scope, receive: Receive, send: Send, *, path: str) -> None:
+    async def forward(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        path: str,
+        answer_timeout_s: float | None = ANSWER_TIMEOUT_S,
+    ) -> None:
         """Answer the exchange with what control answers for `path` (percent-encoded, without root path)."""
         try:
             reader, writer = await asyncio.open_unix_connection(self._socket_path)
@@ -60,7 +69,7 @@ class ControlProxy:
             writer.write(self._head(scope, path))
             upload = asyncio.create_task(self._send_body(scope, receive, writer))
             try:
-                await self._relay(reader, send)
+                await self._relay(reader, send, upload, answer_timeout_s)
             finally:
                 upload.cancel()
                 await asyncio.gather(upload, return_exceptions=True)
@@ -76,11 +85,16 @@ class ControlProxy:
         trusted = self._proxies.trusts(scope["client"])
         for name, value in scope["headers"]:
             told = name.startswith(b"x-forwarded-") or name in _FORWARDED
-            if name in _HOP_BY_HOP or name in _SECRETS or (told and not trusted) or name == b"x-request-id":
+            ours = name.startswith(b"x-lagar-") or name == b"x-request-id"
+            if name in _HOP_BY_HOP or name in _SECRETS or (told and not trusted) or ours:
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
         lines.append(b"x-request-id: %b\r\n" % scope["state"]["request_id"].encode("ascii"))
         lines.append(b"x-lagar-scheme: %b\r\n" % scope["scheme"].encode("ascii"))
+        if (key_id := scope["state"].get("key_id")) is not None:
+            lines.append(b"x-lagar-key-id: %b\r\n" % key_id.encode("ascii"))
+        if scope["client"]:
+            lines.append(b"x-lagar-client: %b\r\n" % str(scope["client"][0]).encode("ascii", "replace"))
         if _is_chunked(scope):
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"connection: close\r\n\r\n")
@@ -91,6 +105,7 @@ class ControlProxy:
         while True:
             message = await receive()
             if message["type"] != "http.request":
+                writer.close()  # half a body: control must not wait for the rest
                 return
             body = message["body"]
             if body:
@@ -101,13 +116,17 @@ class ControlProxy:
                     writer.write(b"0\r\n\r\n")
                 return
 
-    async def _relay(self, reader: asyncio.StreamReader, send: Send) -> None:
+    async def _relay(
+        self, reader: asyncio.StreamReader, send: Send, upload: asyncio.Task[None], answer_timeout_s: float | None
+    ) -> None:
         answer = _Answer()
         parser = httptools.HttpResponseParser(answer)
         while not answer.complete:
-            timeout_s = None if answer.started else ANSWER_TIMEOUT_S
             try:
-                data = await asyncio.wait_for(reader.read(_READ_BYTES), timeout_s)
+                async with asyncio.timeout(None) as limit:
+                    if not answer.started and answer_timeout_s is not None:
+                        upload.add_done_callback(_reschedule(limit, answer_timeout_s))
+                    data = await reader.read(_READ_BYTES)
             except (TimeoutError, ConnectionError):
                 data = b""
             if data:
@@ -126,6 +145,16 @@ class ControlProxy:
             raise NotReady("the management part of the server did not answer; try again", retry_after_s=1)
         if answer.complete or answer.until_close:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _reschedule(limit: asyncio.Timeout, seconds: float) -> Callable[[object], None]:
+    """What begins the time of a wait, if it still lasts, when something else is done."""
+
+    def begin(_done: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the wait has ended
+            limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    return begin
 
 
 class _Answer:
