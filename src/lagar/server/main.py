@@ -94,7 +94,7 @@ def find_served(asked: Asked) -> Served:
     watched = {path.expanduser().absolute() for path in given}
     for source in found.sources:
         watched.update(map(Path, _files_of(source)))
-    return Served(found.sources, found.live, tuple(sorted(watched)), found.skipped)
+    return Served(found.sources, found.live, tuple(sorted(watched)), skipped=found.skipped)
 
 
 def _files_of(source: ModelSource) -> list[str]:

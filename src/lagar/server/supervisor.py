@@ -21,6 +21,7 @@ from lagar.errors import LoadFailed, SetupError
 from lagar.logs import Log
 from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server.channel import (
+    Commit,
     ControlBoot,
     ControlReady,
     Drain,
@@ -30,11 +31,14 @@ from lagar.server.channel import (
     Loaded,
     Message,
     Models,
+    Prepare,
+    Prepared,
     ServerState,
     WorkerBoot,
 )
 from lagar.server.process import Child, Phase, advance, start_child
 from lagar.server.sockets import Listeners, waiting_connections
+from lagar.server.switch import Switch
 from lagar.server.watch import Watch
 from lagar.settings import ServerSettings
 
@@ -58,6 +62,10 @@ class Served(msgspec.Struct, frozen=True):
     sources: tuple[ModelSource, ...]
     live: dict[str, str]
     watched: tuple[Path, ...] = ()
+    weights: dict[str, dict[str, int]] = {}
+    """Model → version → share, where several versions share a model's traffic."""
+    from_catalog: bool = False
+    """True: control says what is served, now and whenever the catalog changes."""
     skipped: tuple[str, ...] = ()
     """One line per file of a folder that looks like a model and is not served."""
 
@@ -81,6 +89,8 @@ class Post:
         """0…N-1 for a worker, None for control."""
         self.active: Child | None = None
         self.deaths = 0
+        self.filled = asyncio.Event()
+        """Set while its process serves."""
 
     @property
     def serving(self) -> bool:
@@ -132,6 +142,8 @@ class Supervisor:
         """Grows when --debug sees changed files."""
         self._models_generation = -1
         self._state = ServerState(ready=False, reason="starting", workers=len(self._workers))
+        self._switch = Switch(self._workers, self._start_held, self._retire)
+        self._switching = asyncio.Lock()
 
     async def run(self) -> int:
         """Serve until a signal ends it; returns the exit code.
@@ -145,8 +157,9 @@ class Supervisor:
         with _signals(self._stop):
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for post in (*self._workers, self._control):
-                    self._run(self._keep(post))
+                self._run(self._keep(self._control))
+                if not self._served.from_catalog:
+                    self._keep_workers()
                 if self._settings.debug:
                     self._run(self._reload_on_change())
                 try:
@@ -160,6 +173,10 @@ class Supervisor:
         if isinstance(outcome, SetupError):
             raise outcome
         return outcome
+
+    def _keep_workers(self) -> None:
+        for post in self._workers:
+            self._run(self._keep(post))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """Work that is cancelled when the server ends."""
@@ -187,6 +204,7 @@ class Supervisor:
         since = child.serving_since
         steady = since is not None and time.monotonic() - since >= STEADY_S
         post.deaths = 1 if steady else post.deaths + 1
+        post.filled.clear()
         self._publish()
         if self._phase is Phase.STARTING and since is None:
             self._give_up(post, child)
@@ -201,7 +219,11 @@ class Supervisor:
             words = child.failure.message if child.failure else None
             self._end.set_result(LoadFailed(words or f"{post.name} {child.describe_end()} while it was starting"))
 
-    async def _start(self, post: Post) -> Child:
+    async def _start_held(self, post: Post, wanted: Prepare) -> Child:
+        """A process for a worker's post that loads a set and accepts no connection before Commit."""
+        return await self._start(post, Served(wanted.sources, wanted.live, weights=wanted.weights), wanted.generation)
+
+    async def _start(self, post: Post, held: Served | None = None, committed: int = 0) -> Child:
         """Start a child for a post, send it what it needs, and listen to it until its end."""
         child = await start_child(post.name, post.module, post.listener, self._environment)
         child.generation = self._generation
@@ -210,14 +232,17 @@ class Supervisor:
             spare = post.slot + len(self._workers)
             child.metrics_slot = spare if post.active.metrics_slot == post.slot else post.slot
         self._children[child] = post
-        child.channel.send(self._boot(child))
+        boot = self._boot(child, held or self._served)
+        if isinstance(boot, WorkerBoot) and held is not None:
+            boot = msgspec.structs.replace(boot, hold=True, generation=committed)
+        child.channel.send(boot)
         child.channel.send(self._state)
         if post is self._control and self._models:
             child.channel.send(Models(self._models))
         self._group.create_task(self._attend(post, child))
         return child
 
-    def _boot(self, child: Child) -> Message:
+    def _boot(self, child: Child, served: Served) -> Message:
         count, port = len(self._workers), self._listeners.port
         control_socket, metrics = str(self._folders.control_socket), str(self._folders.metrics)
         if child.metrics_slot is None:
@@ -227,8 +252,9 @@ class Supervisor:
             workers=count,
             threads=self._threads,
             settings=self._settings,
-            sources=self._served.sources,
-            live=self._served.live,
+            sources=served.sources,
+            live=served.live,
+            weights=served.weights,
             control_socket=control_socket,
             metrics_dir=metrics,
             keys=self._keys,
@@ -261,6 +287,14 @@ class Supervisor:
                     self._take_models(child, message.models)
                 case ControlReady() if child.phase is Phase.STARTING:
                     self._child_serves(child)
+                case Loaded() if child.phase is Phase.SERVING:
+                    self._take_models(child, message.models)
+                case Prepared():
+                    self._switch.heard(child, message)
+                case Prepare():
+                    self._run(self._prepare(message))
+                case Commit():
+                    self._run(self._commit(message))
                 case Failed():
                     child.failure = message
                 case Keys():
@@ -272,6 +306,7 @@ class Supervisor:
 
     def _child_serves(self, child: Child) -> None:
         child.serves()
+        self._children[child].filled.set()
         self._log.debug(f"{child.name} is ready", pid=child.pid)
         self._publish()
 
@@ -282,6 +317,49 @@ class Supervisor:
         if self._control.active is not None:
             self._control.active.channel.send(Models(models))
         self._publish()
+
+    # Another set of versions
+
+    async def _prepare(self, wanted: Prepare) -> None:
+        """What control found in the catalog: the first set starts the workers, a later one is loaded beside."""
+        async with self._switching:
+            if self._models_generation < 0:
+                await self._first_set(wanted)
+                return
+            outcome = await self._switch.prepare(wanted)
+            if not outcome.ok:
+                self._log.error("a switch was given up; the old versions go on", reason=outcome.reason)
+            self._tell_control(outcome)
+
+    async def _first_set(self, wanted: Prepare) -> None:
+        self._served = msgspec.structs.replace(
+            self._served, sources=wanted.sources, live=wanted.live, weights=wanted.weights
+        )
+        self._keep_workers()
+        for post in self._workers:
+            await post.filled.wait()
+        self._tell_control(Prepared(wanted.generation, ok=True))
+
+    async def _commit(self, message: Commit) -> None:
+        async with self._switching:
+            plan = await self._switch.commit(message.generation)
+            if plan is None:
+                return
+            wanted = plan.wanted
+            self._served = msgspec.structs.replace(
+                self._served, sources=wanted.sources, live=wanted.live, weights=wanted.weights
+            )
+            self._generation += 1
+            for post in self._workers:
+                if post.active is not None:
+                    post.active.generation = self._generation
+            self._log.info(
+                "switched", generation=message.generation, live=" ".join(f"{n}@{v}" for n, v in wanted.live.items())
+            )
+
+    def _tell_control(self, message: Message) -> None:
+        if self._control.active is not None:
+            self._control.active.channel.send(message)
 
     # The whole server
 
@@ -302,7 +380,7 @@ class Supervisor:
         away = [post.name for post in (*self._workers, self._control) if not post.serving]
         if self._phase in (Phase.DRAINING, Phase.ENDED):
             return ServerState(False, "the server is draining", serving, count)
-        if not away and self._models:
+        if not away and self._models_generation >= 0:
             return ServerState(True, "", serving, count)
         if self._phase is Phase.STARTING:
             return ServerState(
