@@ -18,8 +18,10 @@ from alembic.script import ScriptDirectory
 
 import lagar
 from lagar.errors import HomeError, SettingsError
-from lagar.registry import catalog as tables
-from lagar.registry.catalog import open_catalog, refuse_network_disk
+from lagar.registry import catalog as catalogs
+from lagar.registry import tables
+from lagar.registry.catalog import open_catalog
+from lagar.registry.disks import refuse_network_disk
 from lagar.registry.home import open_home
 from support.server import lagar as run_lagar
 
@@ -137,8 +139,8 @@ def test_the_schema_in_code_is_what_the_migrations_make(tmp_path: Path) -> None:
 
 
 def test_the_code_names_every_migration_in_order() -> None:
-    scripts = ScriptDirectory(str(Path(tables.__file__).parent / "migrations"))
-    assert tuple(reversed([script.revision for script in scripts.walk_revisions()])) == tables.REVISIONS
+    scripts = ScriptDirectory(str(Path(catalogs.__file__).parent / "migrations"))
+    assert tuple(reversed([script.revision for script in scripts.walk_revisions()])) == catalogs.REVISIONS
 
 
 def test_the_catalog_has_a_write_ahead_log_and_a_second_opening_changes_nothing(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_writers_that_read_first_wait_for_each_other(tmp_path: Path) -> None:
         with open_catalog(tmp_path) as catalog:
             for _turn in range(20):
                 with catalog.write() as connection:
-                    table = tables.settings_table
+                    table = tables.settings
                     value = connection.execute(sa.select(table.c.value).where(table.c.name == "n")).scalar()
                     connection.execute(table.delete().where(table.c.name == "n"))
                     number = str(int(value or 0) + 1)
@@ -202,7 +204,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
         def fail() -> None:
             with catalog.write() as connection:
-                tables.record(connection, "test", "x", "me")
+                catalogs.record(connection, "test", "x", "me")
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
@@ -215,7 +217,7 @@ def test_a_catalog_says_when_it_was_changed_by_anyone(tmp_path: Path) -> None:
     with open_catalog(tmp_path) as catalog:
         assert not catalog.changed()
         with catalog.write() as connection:
-            tables.record(connection, "test", "x", "me")
+            catalogs.record(connection, "test", "x", "me")
         assert catalog.changed()
         assert not catalog.changed()
         other = python(
@@ -239,7 +241,7 @@ def test_a_catalog_newer_than_the_code_is_refused_and_both_are_named(tmp_path: P
     with pytest.raises(HomeError) as caught:
         open_catalog(tmp_path)
     message = str(caught.value)
-    for word in ("0042", "9.8.7", lagar.__version__, tables.REVISIONS[-1], "upgrade"):
+    for word in ("0042", "9.8.7", lagar.__version__, catalogs.REVISIONS[-1], "upgrade"):
         assert word in message
 
 
@@ -270,7 +272,6 @@ def test_a_machine_that_does_not_list_its_mounts_is_let_through(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://user:secret@host/db", "PostgreSQL catalog: that comes with stored versions"),
         ("sqlite:////tmp/x.db", "set LAGAR_HOME instead"),
         ("mysql://user:secret@host/db", "must be a postgresql:// URL"),
     ],
@@ -282,3 +283,13 @@ def test_a_catalog_elsewhere_is_refused_without_its_password(tmp_path: Path, url
     done = run_lagar("keys", "list", home=tmp_path, env={"LAGAR_CATALOG": url})
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_postgresql_catalog_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    url = "postgresql://user:secret@127.0.0.1:1/db"
+    done = run_lagar("keys", "list", home=tmp_path, env={"LAGAR_CATALOG": url})
+    assert done.returncode == 1
+    assert "the catalog postgresql://user:***@127.0.0.1:1/db cannot be reached" in done.stderr
+    assert "LAGAR_CATALOG" in done.stderr
+    assert "secret" not in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -9,8 +9,7 @@ import sqlalchemy as sa
 
 from lagar.cli.keys import seconds
 from lagar.errors import Forbidden, SettingsError, Unauthorized
-from lagar.registry import catalog as tables
-from lagar.registry import keys
+from lagar.registry import keys, tables
 from lagar.registry.catalog import open_catalog
 from lagar.registry.secret import SCOPES
 from lagar.server.auth import KeyTable, key_rows

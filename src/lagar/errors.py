@@ -15,7 +15,15 @@ LagarError
 │  ├─ DeadlineExceeded
 │  └─ ModelFailed             the model or the user's code raised; details stay in the log
 └─ SetupError                 what the person who starts Lagar is told
-   ├─ SettingsError  HomeError  AddressError
+   ├─ SettingsError  AddressError
+   ├─ HomeError               the home, or what lies in it
+   │  └─ CatalogAway          the catalog does not answer; it may again
+   ├─ StoreAway               the store of artifacts does not answer; it may again
+   ├─ VersionExists           the label is taken by another content
+   ├─ InvalidVersion          a name, a label, a weight or a state that does not allow it
+   ├─ PromoteRefused          another change of traffic is being prepared
+   ├─ ChangedArtifact         a stored file is not what was committed
+   ├─ Unreachable             no server answers at the URL
    ├─ UnsupportedModel        a file Lagar does not serve, with the way round
    ├─ UnsafePickle            a pickle that names globals outside the allow-list
    ├─ MissingLibrary          the extra to install
@@ -35,6 +43,8 @@ class LagarError(Exception):
     """Base of everything Lagar raises on purpose."""
 
     code: ClassVar[str] = "internal"
+    request_id: str | None = None
+    """What finds the refused request in a server's log, where the error came from one."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -136,6 +146,34 @@ class SettingsError(SetupError):
 
 class HomeError(SetupError):
     code = "home"
+
+
+class CatalogAway(HomeError):
+    code = "catalog_away"
+
+
+class StoreAway(SetupError):
+    code = "store_away"
+
+
+class VersionExists(SetupError):
+    code = "version_exists"
+
+
+class InvalidVersion(SetupError):
+    code = "invalid_version"
+
+
+class PromoteRefused(SetupError):
+    code = "promote_refused"
+
+
+class ChangedArtifact(SetupError):
+    code = "changed_artifact"
+
+
+class Unreachable(SetupError):
+    code = "unreachable"
 
 
 class AddressError(SetupError):

@@ -132,6 +132,17 @@ def catalog_url(environ: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environ is None else environ).get("LAGAR_CATALOG") or None
 
 
+def store_url(environ: Mapping[str, str] | None = None) -> str | None:
+    """LAGAR_STORE: the URL of a store of artifacts outside the home; None when not set."""
+    return (os.environ if environ is None else environ).get("LAGAR_STORE") or None
+
+
+def s3_endpoint(environ: Mapping[str, str] | None = None) -> str | None:
+    """Where an S3-compatible store answers, by the variables that AWS's own tools read; None for AWS itself."""
+    variables = os.environ if environ is None else environ
+    return variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL") or None
+
+
 def client_key(environ: Mapping[str, str] | None = None) -> str | None:
     """LAGAR_KEY: the API key that commands which talk to a server present."""
     return (os.environ if environ is None else environ).get("LAGAR_KEY") or None

@@ -1,7 +1,7 @@
 """The catalog: what Lagar remembers, in SQL. Opened by supervisor, control and the command line, never by a worker.
 
-SQLite with a write-ahead log in the home. Every write begins with BEGIN IMMEDIATE: a deferred transaction that reads
-and then writes fails at once when another has written meanwhile, whatever the busy time-out.
+An SQLite file in the home (`sqlite.py`), or PostgreSQL where LAGAR_CATALOG names one (`postgres.py`). On both, writers
+take turns: what a write reads is true until it commits.
 """
 
 from __future__ import annotations
@@ -10,103 +10,98 @@ import contextlib
 import json
 import os
 import pwd
-import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
 import lagar
 from lagar import settings
 from lagar.errors import HomeError, SettingsError
 from lagar.registry.home import Home, open_home
+from lagar.registry.tables import audit, changes
+from lagar.registry.tables import settings as settings_table
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """Every revision of the schema that this Lagar knows; it works with the last. One script each in migrations/."""
-BUSY_TIMEOUT_S: Final = 10.0
-
-metadata = sa.MetaData()
-
-keys = sa.Table(
-    "keys",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("scopes", sa.Text, nullable=False),  # JSON list
-    sa.Column("created_at", sa.Double, nullable=False),  # times are Unix seconds
-    sa.Column("created_by", sa.Text, nullable=False),
-    sa.Column("expires_at", sa.Double),
-    sa.Column("revoked_at", sa.Double),
-    sa.Column("revoked_by", sa.Text),
-)
-
-settings_table = sa.Table(
-    "settings",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),  # JSON
-    sa.Column("updated_at", sa.Double, nullable=False),
-)
-
-audit = sa.Table(
-    "audit",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("what", sa.Text, nullable=False),  # "key.create"
-    sa.Column("subject", sa.Text, nullable=False),  # the key's id
-    sa.Column("details", sa.Text, nullable=False),  # JSON object, never a secret
-    sqlite_autoincrement=True,
-)
-
 WRITER: Final = "lagar_version"
 """The setting that names the Lagar which last changed the schema."""
 
 
-class Catalog:
-    """An open catalog; close it, or use it as a context manager."""
+class Database(Protocol):
+    """What SQLite and PostgreSQL do each in its own way."""
 
-    def __init__(self, engine: Engine, path: Path) -> None:
-        self._engine = engine
-        self.path = path
-        self._watch_lock = threading.Lock()
-        self._watch = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
-        self._seen = self._data_version()
+    name: str
+    """How errors call it: "the catalog /home/ana/.lagar/catalog.db", without a password."""
+    path: Path | None
+    """The file, where it is one."""
+    engine: Engine
+
+    def revision(self) -> str | None: ...
+    def migrating(self) -> contextlib.AbstractContextManager[None]: ...
+    def reading(self) -> contextlib.AbstractContextManager[Connection]: ...
+    def writing(self) -> contextlib.AbstractContextManager[Connection]: ...
+    def announce(self, connection: Connection) -> None: ...
+    def now(self, connection: Connection) -> float: ...
+    def changed(self) -> bool: ...
+    def wait_changed(self, timeout_s: float) -> bool: ...
+    def explained(self) -> contextlib.AbstractContextManager[None]: ...
+    def close(self) -> None: ...
+
+
+class Catalog:
+    """An open catalog; close it, or use it as a context manager. Threads may share it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.name = database.name
+        self.path = database.path
+        self.changed()  # from here on
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the catalog."""
-        with _explained(self.path), self._engine.connect() as connection, connection.begin():
+        """A transaction that sees one state of the catalog. Raises CatalogAway when it cannot be reached."""
+        with self._database.explained(), self._database.reading() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that may write, alone from its first statement; it waits for another's end."""
-        writing = self._engine.execution_options(lagar_write=True)
-        with _explained(self.path), writing.connect() as connection, connection.begin():
+    def write(self, *, quiet: bool = False) -> Iterator[Connection]:
+        """A transaction that may write, alone from its first statement; it waits for another's end.
+
+        `quiet` is for what nobody has to look at: `changed` does not tell of it. Raises CatalogAway.
+        """
+        with self._database.explained(), self._database.writing() as connection:
             yield connection
+            if not quiet:
+                self.tell(connection)
+
+    def tell(self, connection: Connection) -> None:
+        """Make this transaction one that `changed` tells of; for a quiet one that has found something to say."""
+        connection.execute(changes.update().values(n=changes.c.n + 1))
+        self._database.announce(connection)
+
+    def now(self, connection: Connection) -> float:
+        """Unix seconds by the one clock that all servers on this catalog share."""
+        return self._database.now(connection)
 
     def changed(self) -> bool:
-        """Whether anything was committed, by any process, since the last call or the opening: microseconds."""
-        with self._watch_lock, _explained(self.path):
-            seen, self._seen = self._seen, self._data_version()
-            return seen != self._seen
+        """Whether anything was committed, by any process, since the last call or the opening.
 
-    def _data_version(self) -> int:
-        row = self._watch.execute("PRAGMA data_version").fetchone()
-        return int(row[0])
+        Microseconds while nothing is written. Raises CatalogAway.
+        """
+        return self._database.changed()
+
+    def wait_changed(self, timeout_s: float) -> bool:
+        """Like `changed`, but waits for a change at most this long. Raises CatalogAway at once."""
+        return self._database.wait_changed(timeout_s)
 
     def close(self) -> None:
-        self._watch.close()
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> Catalog:
         return self
@@ -120,38 +115,35 @@ class Catalog:
 def open_catalog(home: Path | Home, url: str | None = None) -> Catalog:
     """The catalog of a home, created and brought to this Lagar's schema; safe when several processes start at once.
 
-    `url` is what LAGAR_CATALOG says. Raises HomeError (cannot be written, newer than this Lagar, on a network disk)
-    and SettingsError (a URL that is not served yet).
+    `url` is what LAGAR_CATALOG says. Raises HomeError (cannot be written, newer than this Lagar, on a network disk),
+    CatalogAway (PostgreSQL does not answer), SettingsError (another kind of URL) and MissingLibrary.
     """
-    refuse_url(url)
-    place = home if isinstance(home, Home) else open_home(home)
-    refuse_network_disk(place.path)
-    engine = _engine(place.catalog)
+    database = _database(home, url)
     try:
-        with _explained(place.catalog):
-            # an empty file is not even looked at: a reader would hinder whoever is switching it to the log
-            if place.catalog.stat().st_size == 0 or _revision(place.catalog) != REVISIONS[-1]:
-                with place.locked():
-                    _migrate(engine, place.catalog)
-        return Catalog(engine, place.catalog)
+        with database.explained():
+            if database.revision() != REVISIONS[-1]:
+                with database.migrating():
+                    _migrate(database)
+            return Catalog(database)
     except BaseException:
-        engine.dispose()
+        database.close()
         raise
 
 
-def refuse_url(url: str | None) -> None:
-    """Refuse a catalog that is not the home's SQLite file."""
-    if url is None:
-        return
-    scheme = url.partition(":")[0]
-    if scheme.startswith("postgres"):
-        raise SettingsError(
-            "LAGAR_CATALOG names a PostgreSQL catalog: that comes with stored versions and is not in this Lagar "
-            f"({lagar.__version__}); unset it to use the SQLite catalog in the home"
-        )
+def _database(home: Path | Home, url: str | None) -> Database:
+    scheme = None if url is None else url.partition(":")[0]
+    if scheme in ("postgresql", "postgres"):
+        from lagar.registry.postgres import PostgresDatabase
+
+        assert url is not None
+        return PostgresDatabase(url)
     if scheme == "sqlite":
         raise SettingsError("LAGAR_CATALOG names an SQLite file: the catalog lies in the home, set LAGAR_HOME instead")
-    raise SettingsError(f"LAGAR_CATALOG must be a postgresql:// URL, got one that begins with {scheme!r}")
+    if scheme is not None:
+        raise SettingsError(f"LAGAR_CATALOG must be a postgresql:// URL, got one that begins with {scheme!r}")
+    from lagar.registry.sqlite import SqliteDatabase
+
+    return SqliteDatabase(home if isinstance(home, Home) else open_home(home))
 
 
 def who() -> str:
@@ -169,61 +161,23 @@ def record(connection: Connection, what: str, subject: str, who: str, **details:
     )
 
 
-# ---- opening -----------------------------------------------------------------------------------------------------
-
-
-def _engine(path: Path) -> Engine:
-    if not path.exists():  # SQLite would create it with the umask's mode
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # a key that was printed must survive a power cut
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writing = connection.get_execution_options().get("lagar_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-    return engine
-
-
-def _revision(path: Path) -> str | None:
-    """The revision of the catalog at path, None for a new one; without SQLAlchemy, since every command asks."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as connection:
-        try:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return None
-            raise
-        return str(row[0]) if row else None
-
-
-def _migrate(engine: Engine, path: Path) -> None:
-    """Bring the catalog to the last revision, all in one transaction; the home's lock is held."""
-    revision = _revision(path)
+def _migrate(database: Database) -> None:
+    """Bring the catalog to the last revision, all in one transaction; nobody else does so meanwhile."""
+    revision = database.revision()
     if revision == REVISIONS[-1]:
         return
     if revision is not None and revision not in REVISIONS:
         raise HomeError(
-            f"the catalog {path} has schema {revision}, written by {_writer(path)}; this is Lagar {lagar.__version__}, "
-            f"which knows schemas up to {REVISIONS[-1]}: upgrade Lagar, or set LAGAR_HOME to another home"
+            f"{database.name} has schema {revision}, written by {_writer(database)}; this is Lagar "
+            f"{lagar.__version__}, which knows schemas up to {REVISIONS[-1]}: upgrade Lagar, or use another catalog "
+            "(LAGAR_HOME, LAGAR_CATALOG)"
         )
     import alembic.command
     import alembic.config
 
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as bare:
-        mode = bare.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise HomeError(f"the catalog {path} cannot use a write-ahead log here: set LAGAR_HOME to a local disk")
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.execution_options(lagar_write=True).connect() as connection, connection.begin():
+    with database.writing() as connection:
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
         connection.execute(settings_table.delete().where(settings_table.c.name == WRITER))
@@ -232,84 +186,14 @@ def _migrate(engine: Engine, path: Path) -> None:
         )
 
 
-def _writer(path: Path) -> str:
+def _writer(database: Database) -> str:
     """Which Lagar changed the schema last, as far as a newer schema lets us read it."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as connection:
-        try:
-            row = connection.execute("SELECT value FROM settings WHERE name = ?", (WRITER,)).fetchone()
-            return f"Lagar {json.loads(row[0])}" if row else "a newer Lagar"
-        except (sqlite3.Error, ValueError):
-            return "a newer Lagar"
-
-
-NETWORK_DISKS: Final = (
-    "nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "ceph", "glusterfs",
-    "lustre", "beegfs", "gpfs", "ocfs2", "gfs", "gfs2", "orangefs", "pvfs2", "drvfs", "davfs", "fuse.sshfs",
-    "fuse.glusterfs", "fuse.cephfs", "fuse.ceph-fuse", "fuse.s3fs", "fuse.goofys", "fuse.gcsfuse", "fuse.rclone",
-    "fuse.mount-s3", "fuse.blobfuse", "fuse.blobfuse2", "fuse.davfs", "fuse.juicefs", "fuse.nfs",
-)  # fmt: skip
-"""File systems on which the shared memory of a write-ahead log does not work between machines, or at all."""
-
-
-def refuse_network_disk(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
-    """Raise HomeError when path lies on a network file system: SQLite's log would be corrupted there."""
-    kind = disk_kind(path, mounts)
-    if kind in NETWORK_DISKS:
-        raise HomeError(
-            f"the home {path} lies on a network disk ({kind}), where the catalog would be damaged: "
-            "set LAGAR_HOME to a folder on a local disk"
-        )
-
-
-def disk_kind(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The type of the file system under path (ext4, nfs4, …), None where the system does not say."""
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    real = path.resolve()
-    best: tuple[int, str] | None = None
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        parts = left.split(" ")
-        if len(parts) < 5 or not right:
-            continue
-        point = Path(parts[4].encode("latin-1", "surrogateescape").decode("unicode_escape", "replace"))
-        # the last of equally deep ones lies on top
-        if real.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
-            best = (len(point.parts), right.split(" ")[0])
-    return best[1] if best else None
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the database's errors about its file into HomeErrors with a next step; others are ours and go on."""
-    try:
-        yield
-    except (exc.OperationalError, exc.DatabaseError, sqlite3.DatabaseError) as error:
-        if isinstance(error, (exc.IntegrityError, sqlite3.IntegrityError)):
-            raise
-        cause = getattr(error, "orig", None) or error
-        reason = _reason(str(cause))
-        if reason is None:
-            raise
-        raise HomeError(f"the catalog {path} {reason}") from None
-
-
-_REASONS: Final = (
-    ("locked", f"was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s: try again, or see who has it open"),
-    ("full", "cannot be written: the disk is full; free some space, or set LAGAR_HOME to another disk"),
-    ("readonly", "is not writable for this user: set LAGAR_HOME to a folder that is"),
-    ("unable to open", "cannot be opened: look at the folder's permissions, or set LAGAR_HOME"),
-    ("not a database", "is not an SQLite file: move it away, and Lagar makes a new one"),
-    ("malformed", "is damaged: restore it from a backup, or move it away, and Lagar makes a new one"),
-    ("disk i/o", "cannot be read or written (disk I/O error): look at the disk, or set LAGAR_HOME"),
-)
-
-
-def _reason(message: str) -> str | None:
-    low = message.lower()
-    return next((reason for sign, reason in _REASONS if sign in low), None)
+        with database.reading() as connection:
+            value = connection.scalar(sa.select(settings_table.c.value).where(settings_table.c.name == WRITER))
+        return f"Lagar {json.loads(value)}" if value else "a newer Lagar"
+    except (exc.SQLAlchemyError, ValueError):
+        return "a newer Lagar"
 
 
 def open_default() -> Catalog:

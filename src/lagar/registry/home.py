@@ -4,6 +4,9 @@ $LAGAR_HOME  (default ~/.lagar, created with mode 0700)
 ├─ server.toml      settings, written by its owner; may be missing
 ├─ catalog.db       the catalog, SQLite (with -wal and -shm beside it while in use)
 ├─ catalog.lock     held while the catalog is created or migrated
+├─ artifacts/       the files of all versions, by their SHA-256; none where LAGAR_STORE names another place
+├─ cache/           versions laid out as folders, to be loaded from
+├─ uploads/         one folder per version on its way in over HTTP
 └─ run/             one folder per running server: Unix sockets, metric files
 """
 
@@ -43,6 +46,14 @@ class Home:
         return self.path / "catalog.lock"
 
     @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
     def run(self) -> Path:
         return self.path / "run"
 
@@ -56,6 +67,21 @@ class Home:
             yield
         finally:
             os.close(descriptor)
+
+    @contextlib.contextmanager
+    def upload_folder(self) -> Iterator[Path]:
+        """A folder for the files of one push, removed at the end; those of servers that have died are removed first."""
+        uploads = self.path / "uploads"
+        with contextlib.ExitStack() as stack:
+            with explained(self.path, "cannot hold a pushed version"), self.locked():
+                uploads.mkdir(mode=0o700, exist_ok=True)
+                _sweep(uploads)
+                folder = Path(tempfile.mkdtemp(prefix="push-", dir=uploads))
+                descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, descriptor)
+                stack.callback(_remove, folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield folder
 
     @contextlib.contextmanager
     def run_folder(self) -> Iterator[Path]:

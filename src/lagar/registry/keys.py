@@ -10,8 +10,9 @@ import msgspec
 import sqlalchemy as sa
 
 from lagar.errors import SetupError
-from lagar.registry import catalog as tables
-from lagar.registry.catalog import Catalog
+from lagar.registry import tables
+from lagar.registry.catalog import Catalog, record
+from lagar.registry.catalog import who as own_name
 from lagar.registry.secret import SCOPES, digest_of, new_key, write_key
 
 MAX_NAME_LENGTH = 100
@@ -54,7 +55,7 @@ def create_key(
     for scope in scopes:
         if scope not in SCOPES:
             raise InvalidKey(f"a scope is one of {', '.join(SCOPES)}, got {scope!r}")
-    author = who or tables.who()
+    author = who or own_name()
     now = time.time()
     key_id, secret = new_key()
     key = Key(
@@ -78,7 +79,7 @@ def create_key(
                 expires_at=key.expires_at,
             )
         )
-        tables.record(connection, "key.create", key.id, author, name=name, scopes=key.scopes, expires_at=key.expires_at)
+        record(connection, "key.create", key.id, author, name=name, scopes=key.scopes, expires_at=key.expires_at)
     return key, write_key(key_id, secret)
 
 
@@ -91,7 +92,7 @@ def list_keys(catalog: Catalog) -> list[Key]:
 
 def revoke_key(catalog: Catalog, key_id: str, *, who: str | None = None) -> Key:
     """Make a key invalid from now on; one that already is stays as it is. An unknown id is refused."""
-    author = who or tables.who()
+    author = who or own_name()
     table = tables.keys
     with catalog.write() as connection:
         known = connection.execute(sa.select(table.c.revoked_at).where(table.c.id == key_id)).first()
@@ -100,7 +101,7 @@ def revoke_key(catalog: Catalog, key_id: str, *, who: str | None = None) -> Key:
         if known.revoked_at is None:
             now = time.time()
             connection.execute(table.update().where(table.c.id == key_id).values(revoked_at=now, revoked_by=author))
-            tables.record(connection, "key.revoke", key_id, author)
+            record(connection, "key.revoke", key_id, author)
     return next(key for key in list_keys(catalog) if key.id == key_id)
 
 

@@ -1,0 +1,396 @@
+"""The registry as everyone uses it: versions are committed, named, promoted and rolled back here.
+
+Catalog and store together: a version is a row of the catalog that names files in the store. A file is stored before
+the row and looked for once more in the transaction that writes the row, so that no version ever lacks one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
+
+from lagar import settings
+from lagar.errors import InvalidVersion, VersionExists
+from lagar.registry import difference, garbage, generations, leases, records, tables, traffic
+from lagar.registry import manifest as manifests
+from lagar.registry.catalog import Catalog, open_catalog, record
+from lagar.registry.difference import Difference
+from lagar.registry.garbage import DAY_S, Garbage
+from lagar.registry.generations import Generation
+from lagar.registry.home import Home, open_home
+from lagar.registry.layout import Cache, files_of, form_of
+from lagar.registry.leases import Server
+from lagar.registry.manifest import Manifest
+from lagar.registry.model import ModelSource
+from lagar.registry.records import AuditEntry, ModelEntry, Version, Who
+from lagar.registry.store import Store, open_store
+from lagar.registry.traffic import Action, Split, Traffic
+
+__all__ = [
+    "AuditEntry", "Difference", "Garbage", "Generation", "ModelEntry", "Releases", "Server", "Split", "Traffic",
+    "Version", "Who", "open_default", "open_releases",
+]  # fmt: skip
+"""The registry and what it answers with; who uses it needs no other module of this package."""
+
+Clock = Callable[[Connection], float]
+_ATTEMPTS = 20
+
+
+class Releases:
+    """An open registry; close it, or use it as a context manager. Threads may share it.
+
+    Every method may raise CatalogAway, and those that touch files StoreAway; the next call tries again.
+    """
+
+    def __init__(self, catalog: Catalog, store: Store, cache: Cache, *, clock: Clock | None = None) -> None:
+        self.catalog = catalog
+        self.store = store
+        self._cache = cache
+        self._now = clock or catalog.now
+
+    # ---- versions ------------------------------------------------------------------------------------------------
+
+    def next_version(self, model: str) -> str:
+        """The number that a push without a label would get now; `commit` chooses anew."""
+        with self.catalog.read() as connection:
+            return records.next_number(connection, model)
+
+    def commit(self, manifest: Manifest, files: Mapping[str, Path], who: Who, *, alias: str | None = None) -> Version:
+        """Store the files and make the version visible, all of it at once.
+
+        `files` maps the paths in the manifest to files on disk. With `manifest.version` "" the version gets the next
+        number. A label that is taken by the same content is that version, and nothing is written; by another content
+        it raises VersionExists. Raises InvalidVersion for names and paths that cannot be, ChangedArtifact when a file
+        is not what its hash says.
+        """
+        records.check(manifest)
+        needed = {entry.sha256: entry.path for entry in records.entries(manifest)}
+        missing = [path for path in needed.values() if path not in files]
+        if missing:
+            raise InvalidVersion(f"the manifest of {manifest.model} names files that are not there: {missing[:10]}")
+        lost: list[str] = list(needed)
+        for _ in range(_ATTEMPTS):
+            for sha256 in lost:
+                self.store.put(files[needed[sha256]], sha256)
+            try:
+                with self.catalog.write() as connection:
+                    lost = [sha256 for sha256 in needed if self.store.find(sha256) is None]
+                    if not lost:
+                        return self._insert(connection, manifest, who, alias)
+            except exc.IntegrityError:
+                continue  # someone else got the label: look again whose it is
+        raise InvalidVersion(f"{manifest.model} could not be committed in {_ATTEMPTS} attempts: try again")
+
+    def _insert(self, connection: Connection, manifest: Manifest, who: Who, alias: str | None) -> Version:
+        model, label = manifest.model, manifest.version or records.next_number(connection, manifest.model)
+        named = msgspec.structs.replace(manifest, version=label)
+        if label in records.aliases(connection, model):
+            raise InvalidVersion(f"{label!r} is an alias of {model}: push under another label, or drop the alias")
+        if records.label_exists(connection, model, label):
+            if records.content_at(connection, model, label) != records.content_of(named):
+                raise VersionExists(
+                    f"{model}@{label} exists with another content, and versions never change: "
+                    "push under another label, or without --version for the next number"
+                )
+        else:
+            records.insert(connection, named, who, self._now(connection))
+            record(connection, "push", f"{model}@{label}", who.name, host=who.host)
+        if alias is not None:
+            self._name(connection, model, alias, label, who)
+        return records.get(connection, model, label)
+
+    def refused(self, model: str, step: str, why: str, who: Who) -> None:
+        """Leave a push that was refused in the audit, and nowhere else."""
+        with self.catalog.write() as connection:
+            record(connection, "push.refused", model, who.name, host=who.host, step=step, why=why)
+
+    def models(self) -> list[ModelEntry]:
+        """All models by name."""
+        with self.catalog.read() as connection:
+            live = {model: (line.weights, line.shadow) for model, line in traffic.at(connection).items()}
+            return records.list_models(connection, live)
+
+    def versions(self, model: str) -> list[Version]:
+        """The versions of a model in natural order, newest last; raises NotFound for an unknown model."""
+        with self.catalog.read() as connection:
+            records.require(connection, model)
+            return records.list_versions(connection, model)
+
+    def get(self, model: str, ref: str) -> Version:
+        """The version with this label or alias; raises NotFound that says what there is."""
+        with self.catalog.read() as connection:
+            return records.get(connection, model, ref)
+
+    def diff(self, model: str, a: str, b: str) -> Difference:
+        """What changes from version a to version b."""
+        return difference.compare(self.get(model, a).manifest, self.get(model, b).manifest)
+
+    def audit(self, model: str, limit: int = 100) -> list[AuditEntry]:
+        """The last entries about a model, newest first."""
+        with self.catalog.read() as connection:
+            return records.list_audit(connection, model, limit)
+
+    def retire(self, model: str, ref: str, who: Who, *, undo: bool = False) -> Version:
+        """Take a version out of use: it is loaded and promoted no more. Refused while it has traffic."""
+        with self.catalog.write() as connection:
+            label = records.resolve(connection, model, ref)
+            if not undo:
+                self._refuse_in_use(connection, model, label)
+            table = tables.versions
+            state = "ready" if undo else "retired"
+            connection.execute(
+                table.update().where(table.c.model == model, table.c.version == label).values(state=state)
+            )
+            what = "retire.undo" if undo else "retire"
+            record(connection, what, f"{model}@{label}", who.name, host=who.host)
+            return records.get(connection, model, label)
+
+    def _refuse_in_use(self, connection: Connection, model: str, label: str) -> None:
+        now = self._now(connection)
+        pending = generations.in_preparation(connection, now)
+        for n in (generations.last(connection), *([pending] if pending else [])):
+            split = generations.get(connection, n, now).traffic.get(model)
+            if split is not None and (label in split.weights or label == split.shadow):
+                raise InvalidVersion(
+                    f"{model}@{label} is in use ({traffic.describe(split)}): promote another version first"
+                )
+
+    # ---- aliases -------------------------------------------------------------------------------------------------
+
+    def aliases(self, model: str) -> dict[str, str]:
+        """Alias → version."""
+        with self.catalog.read() as connection:
+            return records.aliases(connection, model)
+
+    def set_alias(self, model: str, alias: str, ref: str, who: Who) -> str:
+        """Make the alias stand for a version, and move it there if it exists; the version. Moves no traffic."""
+        with self.catalog.write() as connection:
+            label = records.resolve(connection, model, ref)
+            self._name(connection, model, alias, label, who)
+            return label
+
+    def drop_alias(self, model: str, alias: str, who: Who) -> None:
+        """Forget an alias; raises InvalidVersion for an unknown one."""
+        table = tables.aliases
+        with self.catalog.write() as connection:
+            records.require(connection, model)
+            where = (table.c.model == model, table.c.alias == alias)
+            if connection.execute(table.delete().where(*where)).rowcount == 0:
+                known = ", ".join(records.aliases(connection, model)) or "none"
+                raise InvalidVersion(f"{model} has no alias {alias!r}; it has {known}")
+            record(connection, "alias.drop", model, who.name, host=who.host, alias=alias)
+
+    def _name(self, connection: Connection, model: str, alias: str, label: str, who: Who) -> None:
+        records.check_name(alias, "an alias")
+        if records.label_exists(connection, model, alias):
+            raise InvalidVersion(f"{alias!r} is a version of {model} and cannot be an alias too: choose another word")
+        was = records.aliases(connection, model).get(alias)
+        if was == label:
+            return
+        table = tables.aliases
+        connection.execute(table.delete().where(table.c.model == model, table.c.alias == alias))
+        connection.execute(
+            table.insert().values(
+                model=model, alias=alias, version=label, updated_at=self._now(connection), updated_by=who.name
+            )
+        )
+        record(connection, "alias", f"{model}@{label}", who.name, host=who.host, alias=alias, was=was)
+
+    # ---- traffic -------------------------------------------------------------------------------------------------
+
+    def traffic(self, model: str) -> Traffic | None:
+        """What answers for a model now; None where nothing does."""
+        with self.catalog.read() as connection:
+            return traffic.at(connection).get(model)
+
+    def all_traffic(self) -> dict[str, Traffic]:
+        """What answers for every model that is live."""
+        with self.catalog.read() as connection:
+            return traffic.at(connection)
+
+    def history(self, model: str) -> list[Traffic]:
+        """Who put what into production, when and from where, oldest first; raises NotFound for an unknown model."""
+        with self.catalog.read() as connection:
+            records.require(connection, model)
+            return traffic.history(connection, model)
+
+    def propose(
+        self, model: str, weights: Mapping[str, int], who: Who, *, action: Action = "promote", note: str = "",
+        shadow: str | None = None,
+    ) -> int:  # fmt: skip
+        """Prepare a change of traffic: a new generation, or the one that already is just so; its number.
+
+        Weights are percentages of labels or aliases and add up to 100; {} lets nothing answer. Where no server lives
+        the generation is committed at once. Raises PromoteRefused while another is prepared, naming whose it is;
+        NotFound; InvalidVersion for weights that cannot be and for a retired version.
+        """
+        with self.catalog.write() as connection:
+            split = traffic.checked(connection, model, Split(dict(weights), shadow))
+            records.require(connection, model)
+            last = traffic.last(connection, model)
+            if last is not None and last.split == split and generations.in_preparation(connection, 0.0) is None:
+                return last.generation
+            return generations.propose(
+                connection, model, split, who, action=action, note=note,
+                before=None if last is None else last.id, now=self._now(connection),
+            )  # fmt: skip
+
+    def rollback(self, model: str, who: Who, *, note: str = "") -> int:
+        """Propose the traffic that was before the present one, weights and shadow; again, the one before that.
+
+        Raises InvalidVersion where nothing was before, or a version of it is retired; PromoteRefused; NotFound.
+        """
+        with self.catalog.write() as connection:
+            split, before = traffic.previous(connection, model)
+            return generations.propose(
+                connection, model, traffic.checked(connection, model, split), who, action="rollback", note=note,
+                before=before, now=self._now(connection),
+            )  # fmt: skip
+
+    # ---- generations and servers ---------------------------------------------------------------------------------
+
+    def generation(self, n: int) -> Generation:
+        """A generation as it stands; raises NotFound."""
+        with self.catalog.read() as connection:
+            return generations.get(connection, n, self._now(connection))
+
+    def current(self) -> Generation:
+        """The last committed generation; number 0, with nothing live, where there is none."""
+        with self.catalog.read() as connection:
+            return generations.get(connection, generations.last(connection), self._now(connection))
+
+    def pending(self) -> Generation | None:
+        """The generation that waits for servers."""
+        with self.catalog.read() as connection:
+            now = self._now(connection)
+            n = generations.in_preparation(connection, now)
+            return None if n is None else generations.get(connection, n, now)
+
+    def report(self, n: int, server_id: str, ok: bool, reason: str = "") -> None:
+        """Say that this server has prepared generation n in every worker, or why it cannot: then it has failed."""
+        with self.catalog.write() as connection:
+            generations.report(connection, n, server_id, ok, reason, self._now(connection))
+
+    def try_commit(self, n: int) -> bool:
+        """Commit generation n if every live server has prepared it; whether it is committed, by whomever.
+
+        A preparation that has taken more than 60 s ends here. Call it after each report, and each second: a server
+        that lapses is no longer waited for.
+        """
+        with self.catalog.write(quiet=True) as connection:
+            before = generations.get(connection, n, 0.0).state
+            after = generations.decide(connection, n, self._now(connection))
+            if after != before:
+                self.catalog.tell(connection)
+            return after == "committed"
+
+    def lease(self, server_id: str, url: str, generation: int | None, ready: bool, reason: str = "") -> bool:
+        """Say that this server lives, for 10 s from now; whether its lease had lasted until now.
+
+        `generation` is what it serves, None while it starts. After False, a server that serves must take the current
+        generation before it is ready again.
+        """
+        with self.catalog.write(quiet=True) as connection:
+            now = self._now(connection)
+            unbroken, news = leases.renew(connection, server_id, url, generation, ready, reason, now)
+            if news:
+                self.catalog.tell(connection)
+            return unbroken
+
+    def release(self, server_id: str) -> None:
+        """Give the lease back: the server ends."""
+        with self.catalog.write() as connection:
+            leases.release(connection, server_id)
+
+    def servers(self) -> list[Server]:
+        """The servers on this catalog, those that have lapsed within the last hour too."""
+        with self.catalog.read() as connection:
+            return leases.list_servers(connection, self._now(connection))
+
+    # ---- files ---------------------------------------------------------------------------------------------------
+
+    def lay_out(self, manifest: Manifest, form: str = "original") -> Path:
+        """A local folder with the files of a form, every one checked; see `Cache.lay_out` for what it raises."""
+        return self._cache.lay_out(manifest, form)
+
+    def source(self, version: Version, form: str = "original") -> ModelSource:
+        """The version laid out, as `runtimes.load` takes it. Raises what `lay_out` raises."""
+        manifest, chosen = version.manifest, form_of(version.manifest, form)
+        root = self.lay_out(manifest, form)
+        data = manifests.encode(manifest)
+        return ModelSource(
+            name=version.model,
+            version=version.version,
+            path=str(root / chosen.entry),
+            kind=chosen.kind,
+            pickled=manifest.pickled and chosen is manifest.original,
+            folder=str(root),
+            code=tuple(str(root / path) for path in manifest.code),
+            handlers=None if manifest.handlers is None else str(root / manifest.handlers),
+            class_name=manifest.class_name,
+            field_rules=manifest.field_rules,
+            options=manifest.options,
+            trust=manifest.trust,
+            sha256=_sha256_of(manifest, form),
+            manifest=str(self._cache.write_manifest(data, version.manifest_sha256)),
+            libraries=tuple(sorted(chosen.libraries or manifest.libraries)),
+        )
+
+    def gc(self, older_than_s: float = DAY_S, *, dry_run: bool = False) -> Garbage:
+        """Remove what no version needs and nobody has touched for so long; see `garbage`."""
+        return garbage.collect(self.catalog, self.store, self._cache, older_than_s, dry_run)
+
+    # ---- changes -------------------------------------------------------------------------------------------------
+
+    def changed(self) -> bool:
+        """Whether anyone has changed the catalog since the last call; renewed leases do not count."""
+        return self.catalog.changed()
+
+    def wait_changed(self, timeout_s: float) -> bool:
+        """Wait for a change, at most so long."""
+        return self.catalog.wait_changed(timeout_s)
+
+    def close(self) -> None:
+        self.catalog.close()
+
+    def __enter__(self) -> Releases:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_releases(
+    home: Path | Home, *, catalog: str | None = None, store: str | None = None, endpoint: str | None = None,
+    clock: Clock | None = None,
+) -> Releases:  # fmt: skip
+    """The registry of a home; `catalog`, `store` and `endpoint` are what LAGAR_CATALOG, LAGAR_STORE and AWS's say.
+
+    Raises HomeError, CatalogAway, SettingsError, MissingLibrary.
+    """
+    place = home if isinstance(home, Home) else open_home(home)
+    files = open_store(place, store, endpoint)
+    return Releases(open_catalog(place, catalog), files, Cache(place.cache, files), clock=clock)
+
+
+def open_default() -> Releases:
+    """The registry that LAGAR_HOME, LAGAR_CATALOG and LAGAR_STORE name."""
+    return open_releases(
+        settings.home_path()[0],
+        catalog=settings.catalog_url(),
+        store=settings.store_url(),
+        endpoint=settings.s3_endpoint(),
+    )
+
+
+def _sha256_of(manifest: Manifest, form: str) -> str:
+    """The hash of the model file, where the form is one."""
+    entry = form_of(manifest, form).entry
+    return next((file.sha256 for file in files_of(manifest, form) if file.path == entry), "")
