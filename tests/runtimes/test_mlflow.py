@@ -11,7 +11,7 @@ import xgboost
 from sklearn.datasets import load_wine
 from sklearn.linear_model import LogisticRegression
 
-from lagar.errors import LoadFailed, UnsupportedModel
+from lagar.errors import LoadFailed, UnsafePickle, UnsupportedModel
 from runtimes.conftest import answers, load, same
 
 WINE, KIND = load_wine(return_X_y=True, as_frame=True)
@@ -101,3 +101,16 @@ def test_skops_is_refused_with_the_format_to_use(tmp_path: Path) -> None:
     (tmp_path / "MLmodel").write_text(text)
     with pytest.raises(UnsupportedModel, match=r"serialization_format=.cloudpickle"):
         load(tmp_path)
+
+
+def test_code_that_came_with_a_model_is_not_run_unasked(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "code").mkdir(parents=True)
+    mark = tmp_path / "ran"
+    (folder / "code" / "theirs.py").write_text(f"open({str(mark)!r}, 'w').close()\n\n\nclass Model:\n    pass\n")
+    text = MLMODEL.replace("pickled_model: model.pkl", "pickled_model: model.pkl\n    code: code").format(flavour="sklearn")
+    (folder / "MLmodel").write_text(text)
+    (folder / "model.pkl").write_bytes(b"\x80\x04\x8c\x06theirs\x8c\x05Model\x93)\x81.")
+    with pytest.raises(UnsafePickle, match=r"theirs\.Model.*brings code of its own.*--code .*code"):
+        load(folder)
+    assert not mark.exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from lagar.errors import LoadFailed
+from lagar.errors import LoadFailed, MissingCode, UnsafePickle
 from lagar.intake import mlmodel
 from lagar.registry.model import ModelSource
 from lagar.registry.signature import Field, FieldType
@@ -31,11 +31,20 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     folder = Path(source.path)
     found = mlmodel.read(folder)
     kind = "sklearn" if found.pickled else found.flavour
+    own = tuple(str(path) for path in found.code)
     inner = msgspec.structs.replace(
-        source, path=str(found.data), kind=kind, code=(*source.code, *(str(path) for path in found.code))
+        source, path=str(found.data), kind=kind, code=(*source.code, *(own if source.trust else ()))
     )
     runtime = importlib.import_module(f"lagar.runtimes.{kind}")
-    opened: Opened = runtime.open_source(inner, threads)
+    try:
+        opened: Opened = runtime.open_source(inner, threads)
+    except (UnsafePickle, MissingCode) as error:
+        if not own or source.trust:
+            raise
+        # Code that came with a model is somebody's code like any other: the person who serves it has to say so.
+        raise type(error)(
+            f"{error.message}. The folder brings code of its own, which is not run unasked: --code {own[0]}"
+        ) from error
     if found.inputs:
         _with_signature(folder, opened.draft, found.inputs)
     if found.example is not None:
