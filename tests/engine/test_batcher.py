@@ -330,6 +330,29 @@ def test_a_full_queue_refuses_by_rows_and_says_when_to_come_back(run: Any) -> No
     run(test)
 
 
+def test_rows_that_nobody_waits_for_any_more_leave_room_for_others(run: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        model = Doubler()
+        model.gate.clear()
+        deployment = bench.deploy(model, kind="custom", max_queue_rows=5)
+        running = bench.send(deployment, 1)
+        await reached(model.entered)
+        cancelled = bench.send(deployment, 2, 3)
+        expired = bench.send(deployment, 4, 5, 6, timeout_s=0.05)
+        with pytest.raises(Overloaded):
+            bench.send(deployment, 7)
+        bench.batcher.cancel(cancelled[0])
+        assert isinstance((await answer(expired)).error, DeadlineExceeded)
+        assert not deployment.waiting
+        later = bench.send(deployment, 7, 8, 9, 10, 11)
+        model.gate.set()
+        await answer(running)
+        assert values_of(await answer(later)) == [14, 16, 18, 20, 22]
+        assert deployment.waiting_rows == 0
+
+    run(scenario)
+
+
 def test_one_request_larger_than_the_queue_is_taken_when_nothing_waits(run: Any) -> None:
     async def test(bench: Bench) -> None:
         deployment = bench.deploy(Doubler(), max_queue_rows=2)

@@ -41,8 +41,8 @@ class Call:
     """One admitted request on its way through the engine."""
 
     __slots__ = (
-        "deadline", "deployment", "done", "error", "n", "outputs", "prepare", "received", "request", "result", "rows",
-        "shape", "shaped", "sink",
+        "deadline", "deployment", "done", "error", "n", "outputs", "prepare", "queued", "received", "request",
+        "result", "rows", "shape", "shaped", "sink",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,8 @@ class Call:
         self.shaped: Any = None
         self.result: Outputs | None = None
         self.error: RequestError | None = None
+        self.queued = False
+        """Its rows count against the limit of its model's queue."""
         self.done = False
         """Set when answered, cancelled or expired: whoever comes later leaves it alone."""
 
@@ -113,6 +115,7 @@ class Batcher:
             )
         deployment.waiting.append(call)
         deployment.waiting_rows = held + call.n
+        call.queued = True
         if deployment.running:
             deployment.queue_gauge.set(deployment.waiting_rows)
             self._watch(call.deadline)
@@ -125,6 +128,7 @@ class Batcher:
     def cancel(self, call: Call) -> None:
         """The caller is gone: a waiting call leaves the queue, a running one is finished for its neighbours only."""
         call.done = True
+        _unqueue(call)
 
     # -- one turn of the loop
 
@@ -158,17 +162,15 @@ class Batcher:
             call = waiting[0]
             if call.done:
                 waiting.popleft()
-                deployment.waiting_rows -= call.n
                 continue
             if call.deadline <= now:
                 waiting.popleft()
-                deployment.waiting_rows -= call.n
                 self._expire(call)
                 continue
             if taken and (rows + call.n > max_rows or call.outputs != taken[0].outputs):
                 break
             waiting.popleft()
-            deployment.waiting_rows -= call.n
+            _unqueue(call)
             rows += call.n
             taken.append(call)
             deployment.queue_seconds.observe(now - call.received)
@@ -244,6 +246,7 @@ class Batcher:
         )
         call.deployment.count_rejection("deadline")
         call.done = True
+        _unqueue(call)
         call.sink.answered(call)
 
     def _watch(self, deadline: float) -> None:
@@ -266,6 +269,7 @@ class Batcher:
                     self._expire(call)
                 else:
                     self._next_expiry = min(self._next_expiry, call.deadline)
+            _forget_done(deployment)
             self._look_for_stuck(deployment, now)
         if self._next_expiry < float("inf"):
             due, self._next_expiry = self._next_expiry, float("inf")
@@ -281,6 +285,22 @@ class Batcher:
     def idle(self) -> bool:
         """True when nothing waits and nothing runs."""
         return not self._threads and not self._pending
+
+
+def _unqueue(call: Call) -> None:
+    """A call leaves its queue, or nobody waits for it any more: its rows make room for others."""
+    if call.queued:
+        call.queued = False
+        call.deployment.waiting_rows -= call.n
+
+
+def _forget_done(deployment: Deployment) -> None:
+    """Drop calls that were cancelled or expired behind a slow one: what they hold is bounded by nothing."""
+    waiting = [call for call in deployment.waiting if not call.done]
+    if len(waiting) < len(deployment.waiting):
+        deployment.waiting.clear()
+        deployment.waiting.extend(waiting)
+        deployment.queue_gauge.set(deployment.waiting_rows)
 
 
 def _predict(deployment: Deployment, calls: list[Call]) -> None:
