@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,35 @@ def test_a_torn_line_of_a_killed_worker_is_passed_over(tmp_path: Path) -> None:
     Registry(tmp_path, 0).counter("lagar_batches", "wine", "1").add(2)
     assert values(tmp_path, "lagar_rows", "wine", "1") == [5]
     assert values(tmp_path, "lagar_batches", "wine", "1") == [2]
+
+
+@pytest.mark.parametrize("lost", ["values", "series"])
+def test_a_full_disk_costs_the_metric_not_the_server(
+    tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    registry = Registry(tmp_path, 0)
+    registry.counter("lagar_rows", "wine", "1").add(5)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # every write fails, as on a full disk
+    try:
+        if lost == "values":
+            registry = Registry(tmp_path, 1)
+            assert "no room for metrics" in caplog.text
+        registry.counter("lagar_batches", "wine", "1").add(2)
+        registry.histogram("lagar_batch_rows", "wine", "1").observe(3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert values(tmp_path, "lagar_rows", "wine", "1") == [5]
+    registry.counter("lagar_connections").set(1)
+    assert "lagar_batches" not in [sample.family.name for sample in collect(tmp_path)]
+
+
+def test_the_room_for_values_is_taken_at_the_start(tmp_path: Path) -> None:
+    Registry(tmp_path, 0)
+    status = (tmp_path / "slot-0.values").stat()
+    assert status.st_blocks * 512 >= CAPACITY * 8  # a page found missing later would be a SIGBUS
 
 
 def test_a_histogram_counts_in_the_bucket_that_holds_the_value(tmp_path: Path) -> None:

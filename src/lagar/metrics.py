@@ -7,7 +7,9 @@ is locked; the successor of a dead worker goes on where it stopped; `collect` ad
 
 from __future__ import annotations
 
+import logging
 import mmap
+import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +22,12 @@ SECONDS = (
 )  # fmt: skip
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
 CAPACITY = 131_072
-"""Values per slot: 1 MiB, sparse until touched; about 700 model versions with every histogram."""
+"""Values per slot: 1 MiB; about 700 model versions with every histogram."""
 
 _SPILL = 64
 """The last values of the array belong to no series."""
+
+log = logging.getLogger("lagar.metrics")
 
 Type = Literal["counter", "gauge", "histogram"]
 
@@ -127,11 +131,7 @@ class Registry:
         self._series_path = folder / f"slot-{slot}.series"
         self._series: dict[tuple[str, tuple[str, ...]], int] = {}
         self._next = 0
-        values_path = folder / f"slot-{slot}.values"
-        with values_path.open("a+b") as file:
-            file.truncate(CAPACITY * 8)
-            self._values = memoryview(mmap.mmap(file.fileno(), CAPACITY * 8)).cast("q")
-        _end_torn_line(self._series_path)
+        self._values = memoryview(_mapped(folder / f"slot-{slot}.values")).cast("q")
         for series in _read_series(self._series_path):
             family = FAMILIES.get(series.name)
             if family is None:
@@ -158,8 +158,12 @@ class Registry:
         start = self._next
         if start + _width(family) > CAPACITY - _SPILL:
             return CAPACITY - _SPILL  # counted nowhere: the metric is lost, the server is not
-        with self._series_path.open("ab") as file:
-            file.write(msgspec.json.encode(_Series(family.name, labels, start)) + b"\n")
+        try:
+            with self._series_path.open("ab") as file:
+                # after a newline: the line before may be torn, by a kill or a full disk
+                file.write(b"\n" + msgspec.json.encode(_Series(family.name, labels, start)) + b"\n")
+        except OSError:
+            return CAPACITY - _SPILL
         self._series[family.name, labels] = start
         self._next = start + _width(family)
         return start
@@ -187,6 +191,8 @@ def collect(folder: Path) -> list[Sample]:
             if family is None:
                 continue
             own = values[series.start : series.start + _width(family)].tolist()
+            if len(own) < _width(family):
+                continue  # the disk had no room for the values
             sample = merged.get((series.name, series.labels))
             if sample is None:
                 merged[series.name, series.labels] = Sample(family, series.labels, own)
@@ -200,13 +206,18 @@ def _width(family: Family) -> int:
     return len(family.buckets) + 2 if family.type == "histogram" else 1
 
 
-def _end_torn_line(path: Path) -> None:
-    """A worker killed in the middle of a line: what its successor writes begins on a line of its own."""
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+def _mapped(path: Path) -> mmap.mmap:
+    """A slot's values; memory that nobody else sees where the disk has no room for them.
+
+    The room is taken at once: a page that a full disk cannot give when it is first written to is a SIGBUS.
+    """
+    try:
+        with path.open("a+b") as file:
+            os.posix_fallocate(file.fileno(), 0, CAPACITY * 8)
+            return mmap.mmap(file.fileno(), CAPACITY * 8)
+    except OSError as error:
+        log.warning("no room for metrics in %s (%s): this worker is not counted", path, error.strerror or error)
+        return mmap.mmap(-1, CAPACITY * 8)
 
 
 def _read_series(path: Path) -> Iterator[_Series]:
@@ -218,4 +229,4 @@ def _read_series(path: Path) -> Iterator[_Series]:
         try:
             yield msgspec.json.decode(line, type=_Series)
         except msgspec.DecodeError:
-            continue  # the torn last line of a killed worker; its successor wrote the series again
+            continue  # empty, or torn: whoever comes next writes the series again
