@@ -81,11 +81,13 @@ async def _serve(
     listening = asyncio.create_task(_listen(channel, state, web))
     await asyncio.wait({serving, asyncio.create_task(web.ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
     channel.send(ControlReady())
+    beating = asyncio.create_task(channel.beat())
     try:
         await serving
     finally:
         listening.cancel()
         polling.cancel()
+        beating.cancel()
 
 
 async def _listen(channel: Channel, state: ControlState, web: ControlServer) -> None:

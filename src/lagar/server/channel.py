@@ -67,6 +67,10 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     models: tuple[ModelInfo, ...]
 
 
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """Child → supervisor, every `BEAT_S` from its ready message on: its event loop turns."""
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """Child → supervisor: it cannot start; the message is for the person at the terminal."""
 
@@ -135,12 +139,13 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
 
 
 Message = (
-    WorkerBoot | ControlBoot | Loaded | Failed | ControlReady | ServerState | Models | Keys | Drain
+    WorkerBoot | ControlBoot | Loaded | Alive | Failed | ControlReady | ServerState | Models | Keys | Drain
     | Prepare | Prepared | Commit | Abandon
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+BEAT_S = 1.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
 
@@ -175,6 +180,12 @@ class Channel:
     async def messages(self) -> AsyncIterator[Message]:
         while (message := await self.receive()) is not None:
             yield message
+
+    async def beat(self) -> None:
+        """Say for ever that this process lives."""
+        while True:
+            self.send(Alive())
+            await asyncio.sleep(BEAT_S)
 
     async def close(self) -> None:
         """Send what is queued and close; a peer that has died is no error."""

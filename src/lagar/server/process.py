@@ -20,6 +20,8 @@ from enum import Enum
 
 from lagar.server.channel import Channel, Failed
 
+SILENT_S = 5.0
+"""A child that is not heard of for longer does not count as ready."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -62,6 +64,8 @@ class Child:
         """Two workers of one post answer side by side during a reload: each has metric files of its own."""
         self.serving_since: float | None = None
         """time.monotonic() of its becoming ready."""
+        self.silent_s = 0.0
+        """For how long nothing was heard of it, once it serves; the supervisor counts."""
         self._process = process
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = loop.create_future()
@@ -78,6 +82,11 @@ class Child:
     @property
     def alive(self) -> bool:
         return not self.exited.done()
+
+    @property
+    def responds(self) -> bool:
+        """Its event loop turns, as far as we know."""
+        return self.silent_s < SILENT_S
 
     def serves(self) -> None:
         """It said that it can answer."""

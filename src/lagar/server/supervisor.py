@@ -21,6 +21,8 @@ from lagar.errors import LoadFailed, SetupError
 from lagar.logs import Log
 from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server.channel import (
+    BEAT_S,
+    Alive,
     Commit,
     ControlBoot,
     ControlReady,
@@ -36,7 +38,7 @@ from lagar.server.channel import (
     ServerState,
     WorkerBoot,
 )
-from lagar.server.process import Child, Phase, advance, start_child
+from lagar.server.process import SILENT_S, Child, Phase, advance, start_child
 from lagar.server.sockets import Listeners, waiting_connections
 from lagar.server.switch import Switch
 from lagar.server.watch import Watch
@@ -45,6 +47,8 @@ from lagar.settings import ServerSettings
 STEADY_S = 10.0
 """A child that served this long and then died is restarted without delay."""
 MAX_RESTART_DELAY_S = 30.0
+PATIENT_DEADLINES = 3
+"""A child that is silent for so many deadlines of a request is replaced: it holds the interpreter, or is stopped."""
 WATCH_INTERVAL_S = 1.0
 CONTROL_DRAIN_S = 5.0
 ECHO_S = 0.1
@@ -94,7 +98,7 @@ class Post:
 
     @property
     def serving(self) -> bool:
-        return self.active is not None and self.active.phase is Phase.SERVING
+        return self.active is not None and self.active.phase is Phase.SERVING and self.active.responds
 
 
 def restart_delay_s(deaths: int) -> float:
@@ -160,6 +164,7 @@ class Supervisor:
                 self._run(self._keep(self._control))
                 if not self._served.from_catalog:
                     self._keep_workers()
+                self._run(self._notice_silence())
                 if self._settings.debug:
                     self._run(self._reload_on_change())
                 try:
@@ -295,6 +300,8 @@ class Supervisor:
                     self._run(self._prepare(message))
                 case Commit():
                     self._run(self._commit(message))
+                case Alive():
+                    child.silent_s = 0.0
                 case Failed():
                     child.failure = message
                 case Keys():
@@ -303,6 +310,20 @@ class Supervisor:
                         worker.channel.send(message)
                 case _:
                     self._log.warning(f"{post.name} sent an unexpected {type(message).__name__}")
+
+    async def _notice_silence(self) -> None:
+        """Replace children whose event loop stands still: they cannot say so themselves, nor give up."""
+        patience_s = max(SILENT_S, PATIENT_DEADLINES * self._settings.request_timeout_s)
+        while True:
+            await asyncio.sleep(BEAT_S)
+            for child in self._children:
+                if child.phase is not Phase.SERVING:
+                    continue
+                child.silent_s += BEAT_S  # in turns of this loop: while the whole server is stopped, nobody is silent
+                if child.silent_s > patience_s and child.failure is None:
+                    child.failure = Failed("silent", f"it did not respond for {patience_s:g} s")
+                    child.kill()
+            self._publish()
 
     def _child_serves(self, child: Child) -> None:
         child.serves()
@@ -377,7 +398,7 @@ class Supervisor:
 
     def _truth(self) -> ServerState:
         serving, count = sum(post.serving for post in self._workers), len(self._workers)
-        away = [post.name for post in (*self._workers, self._control) if not post.serving]
+        away = [post for post in (*self._workers, self._control) if not post.serving]
         if self._phase in (Phase.DRAINING, Phase.ENDED):
             return ServerState(False, "the server is draining", serving, count)
         if not away and self._models_generation >= 0:
@@ -386,9 +407,7 @@ class Supervisor:
             return ServerState(
                 False, f"starting: {serving} of {count} workers have loaded their models", serving, count
             )
-        return ServerState(
-            False, f"{' and '.join(away)} {'is' if len(away) == 1 else 'are'} restarting", serving, count
-        )
+        return ServerState(False, " and ".join(map(_absence, away)), serving, count)
 
     def _broadcast(self, message: Message) -> None:
         for child in self._children:
@@ -493,6 +512,11 @@ class Supervisor:
             _drain_child(child)
         for late in await _ended([child], self._settings.drain_timeout_s):
             late.kill()
+
+
+def _absence(post: Post) -> str:
+    silent = post.active is not None and post.active.phase is Phase.SERVING
+    return f"{post.name} {'does not respond' if silent else 'is restarting'}"
 
 
 def _drain_child(child: Child) -> None:

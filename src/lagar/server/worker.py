@@ -7,6 +7,7 @@ answers; it imports no web framework, no SQL, and no model library that none of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
@@ -308,7 +309,9 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     gc.set_threshold(50_000, 20, 20)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     channel.send(Loaded(worker.infos()))
+    beating = asyncio.create_task(channel.beat())
     answered = await obey(worker, channel, listener)
+    beating.cancel()
     await channel.close()
     return 0 if answered else 1
 
@@ -348,7 +351,8 @@ async def obey(worker: Worker, channel: Channel, listener: socket.socket) -> boo
 def main() -> None:
     channel_socket, listener = begin_child()
     code = uvloop.run(run(channel_socket, listener))
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # a model may have closed it
+        sys.stderr.flush()
     os._exit(code)  # a model's thread that never returns must not hold the end up
 
 
