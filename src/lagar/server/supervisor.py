@@ -38,7 +38,7 @@ from lagar.server.channel import (
     ServerState,
     WorkerBoot,
 )
-from lagar.server.process import SILENT_S, Child, Phase, advance, start_child
+from lagar.server.process import Child, Phase, advance, start_child
 from lagar.server.sockets import Listeners, waiting_connections
 from lagar.server.switch import Switch
 from lagar.server.watch import Watch
@@ -48,7 +48,9 @@ STEADY_S = 10.0
 """A child that served this long and then died is restarted without delay."""
 MAX_RESTART_DELAY_S = 30.0
 PATIENT_DEADLINES = 3
-"""A child that is silent for so many deadlines of a request is replaced: it holds the interpreter, or is stopped."""
+PATIENT_GRACE_S = 10.0
+"""A child that is silent for so many deadlines of a request and this time is replaced: it is stopped, or it holds the
+interpreter and did not end itself."""
 WATCH_INTERVAL_S = 1.0
 CONTROL_DRAIN_S = 5.0
 ECHO_S = 0.1
@@ -313,7 +315,7 @@ class Supervisor:
 
     async def _notice_silence(self) -> None:
         """Replace children whose event loop stands still: they cannot say so themselves, nor give up."""
-        patience_s = max(SILENT_S, PATIENT_DEADLINES * self._settings.request_timeout_s)
+        patience_s = PATIENT_DEADLINES * self._settings.request_timeout_s + PATIENT_GRACE_S
         while True:
             await asyncio.sleep(BEAT_S)
             for child in self._children:
