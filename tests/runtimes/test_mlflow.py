@@ -108,8 +108,8 @@ def test_code_that_came_with_a_model_is_not_run_unasked(tmp_path: Path) -> None:
     (folder / "code").mkdir(parents=True)
     mark = tmp_path / "ran"
     (folder / "code" / "theirs.py").write_text(f"open({str(mark)!r}, 'w').close()\n\n\nclass Model:\n    pass\n")
-    text = MLMODEL.replace("pickled_model: model.pkl", "pickled_model: model.pkl\n    code: code").format(flavour="sklearn")
-    (folder / "MLmodel").write_text(text)
+    text = MLMODEL.replace("pickled_model: model.pkl", "pickled_model: model.pkl\n    code: code")
+    (folder / "MLmodel").write_text(text.format(flavour="sklearn"))
     (folder / "model.pkl").write_bytes(b"\x80\x04\x8c\x06theirs\x8c\x05Model\x93)\x81.")
     with pytest.raises(UnsafePickle, match=r"theirs\.Model.*brings code of its own.*--code .*code"):
         load(folder)
