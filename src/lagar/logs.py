@@ -185,6 +185,7 @@ def capture_standard_logging(log: Log, *, level: int = logging.WARNING) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_Relay(log)]
     root.setLevel(level)
+    logging.getLogger("lagar").setLevel(logging.DEBUG)  # of our own words, the log's level decides
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None

@@ -219,6 +219,43 @@ def test_batches_are_cut_by_rows_not_by_requests(run: Any) -> None:
     run(test)
 
 
+def test_a_call_that_is_slow_whatever_its_size_takes_all_that_wait(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        model = Doubler()
+        model.gate.clear()
+        deployment = bench.deploy(model, kind="custom")
+        first = bench.send(deployment, 0)
+        await reached(model.entered)
+        for rows in (1, 32) * 20:  # 100 ms a call: far more than a thread's call may take
+            deployment.cost.learn(rows, 0.1)
+        sent = [bench.send(deployment, value) for value in range(40)]
+        model.gate.set()
+        await answer(first)
+        for one in sent:
+            await answer(one)
+        assert [len(values) for values, _ in model.calls] == [1, 40]
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_would_end_a_thread_is_the_models_failure(run: Any, error: type[BaseException]) -> None:
+    class Leaver(Doubler):
+        def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+            if rows.matrix is not None and (rows.matrix == 13).any():
+                raise error
+            return super().predict(rows, outputs)
+
+    async def test(bench: Bench) -> None:
+        for kind in ("custom", "sklearn"):  # in the thread, and inline
+            deployment = bench.deploy(Leaver(), kind=kind)
+            sent = [bench.send(deployment, value) for value in (12, 13, 14)]
+            calls = [await answer(one) for one in sent]
+            assert [type(call.error) for call in calls] == [type(None), ModelFailed, type(None)]
+
+    run(test)
+
+
 def test_one_poisonous_request_fails_alone(run: Any) -> None:
     async def test(bench: Bench) -> None:
         model = Doubler()

@@ -94,6 +94,7 @@ class StockServer:
 
     async def _serve(self) -> None:
         self.worker = Worker(self._boot, asyncio.get_running_loop())
+        await self.worker.load()
         self.worker.app.state = ServerState(ready=True)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]

@@ -16,12 +16,12 @@ from fastapi.routing import APIRoute
 
 from lagar.control.app import create_app
 from lagar.control.state import ControlState
-from lagar.engine.service import Router
 from lagar.registry.secret import SCOPES
-from lagar.server.asgi import Served
-from lagar.server.auth import ROUTES
-from lagar.server.worker import hot_paths
+from lagar.server.auth import ROUTES, Gate
+from lagar.server.heads import Head
+from lagar.server.serving import Serving
 from lagar.settings import ServerSettings
+from protocols.views import SIGNATURES, View
 from support.keys import key_for, keys_for_each_scope, revoke
 from support.models import scripted_model
 from support.server import LagarServer
@@ -91,10 +91,6 @@ def filled(pattern: str) -> str:
     return path.replace("/versions/{}", "/versions/1").replace("{}", "scripted")
 
 
-class Stub:
-    name, version = "scripted", "1"
-
-
 def registered(client: httpx.Client, key: str) -> set[tuple[str, str]]:
     """(method, path) of everything that any part of the server says it answers."""
     found = {
@@ -109,9 +105,21 @@ def registered(client: httpx.Client, key: str) -> set[tuple[str, str]]:
     assert all(isinstance(route, APIRoute) for route in app.routes)
     document = client.get("/openapi.json", headers={"X-Api-Key": key}).json()
     found |= {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    router: Any = Router([Stub()], {"scripted": "1"})  # type: ignore[list-item]
-    served: Any = Served(router, {("scripted", "1"): {"native": None, "v2": None}})  # type: ignore[dict-item]
-    return found | {("POST", path.decode()) for path in hot_paths(router, served, ServerSettings())}
+    return found | {("POST", path) for path in OPEN | PREDICT | READ if is_hot(path)}
+
+
+def is_hot(path: str) -> bool:
+    """Whether the fast lane takes a POST to this path, past the ASGI application."""
+    settings = ServerSettings()
+    model: Any = View(SIGNATURES["open"], "scripted")
+    serving = Serving(0, [model], {"scripted": "1"}, {}, settings, Gate(settings))
+    head = Head()
+    head.method, head.raw_path, head.length = "POST", path.encode(), 1
+    return serving.hot_route(head) is not None
+
+
+def test_the_fast_lane_has_the_prediction_paths_and_no_others() -> None:
+    assert {path for path in OPEN | PREDICT | READ | NOT_YET if is_hot(path)} == PREDICT
 
 
 def test_every_registered_route_is_known_here(keyed: Keyed) -> None:

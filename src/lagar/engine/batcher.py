@@ -195,7 +195,9 @@ class Batcher:
     # -- in the version's thread
 
     def _start_thread(self, deployment: Deployment) -> None:
-        limit = max(1, deployment.cost.rows_within(THREAD_CALL_S))
+        cost = deployment.cost
+        # A call that is slow whatever its size is not made for one row each: its fixed part may double.
+        limit = max(1, cost.rows_within(max(THREAD_CALL_S, 2 * cost.fixed_s)))
         calls = self._take(deployment, limit)
         if not calls:
             deployment.told_empty()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 import msgspec
@@ -34,8 +34,6 @@ _TRIALS = 3
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 300.0
-
-log = logging.getLogger("lagar.host")
 
 
 class _Array(msgspec.Struct, array_like=True):
@@ -69,6 +67,7 @@ class _Refusal(msgspec.Struct, tag="refusal"):
     caller: bool = False
     field: str | None = None
     row: int | None = None
+    traceback: str = ""
 
 
 class _Ready(msgspec.Struct, tag="ready"):
@@ -84,6 +83,13 @@ class HostFailed(LagarError):
     """The host process died, or its model raised."""
 
     code = "host_failed"
+
+
+class _HostTraceback(Exception):
+    """The traceback of the host, as the cause of what is raised in the worker: the log then has both."""
+
+    def __str__(self) -> str:
+        return f"in the host process\n{self.args[0]}"
 
 
 class HostedPredictor:
@@ -119,7 +125,7 @@ class HostedPredictor:
         if isinstance(answer, _Refusal):
             if answer.caller:
                 raise InvalidInput(answer.message, field=answer.field, row=answer.row)
-            raise HostFailed(answer.message)
+            raise HostFailed(answer.message) from _HostTraceback(answer.traceback)
         assert isinstance(answer, _Answer)
         return {name: _unpack(array) for name, array in answer.outputs.items()}
 
@@ -185,12 +191,12 @@ async def longest_pause(predictor: Predictor, example: Rows, outputs: tuple[str,
     block = Rows.join([example.slice(0, 1)] * size)
     least = float("inf")
     for _ in range(_TRIALS):
+        longest, before = 0.0, time.perf_counter()  # before the start: a new thread may take the interpreter at once
         work = asyncio.get_running_loop().run_in_executor(None, predictor.predict, block, outputs)
-        longest, before = 0.0, time.perf_counter()
-        while not work.done():
+        while before:
             await asyncio.sleep(0.001)
             now = time.perf_counter()
-            longest, before = max(longest, now - before), now
+            longest, before = max(longest, now - before), 0.0 if work.done() else now
         await work
         least = min(least, longest)
         if least <= MAX_PAUSE_S:
@@ -244,9 +250,8 @@ def _answer(predictor: Predictor, ask: _Ask) -> _Message:
         return _Answer({name: _pack(np.asarray(array)) for name, array in outputs.items()})
     except RequestError as error:
         return _Refusal(error.message, True, error.field, error.row)
-    except Exception as error:
-        log.exception("the model raised")
-        return _Refusal(f"{type(error).__name__}: {error}")
+    except BaseException as error:  # as in the batcher: sys.exit() of a model does not end its host
+        return _Refusal(f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
 def serve(sock: socket.socket) -> None:

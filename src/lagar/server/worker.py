@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import logging
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from lagar.engine.batcher import Batcher
+from lagar.engine.batcher import STUCK_DEADLINES, Batcher
 from lagar.engine.deployment import Deployment
 from lagar.errors import LagarError
 from lagar.logs import Log, capture_standard_logging, open_log
@@ -54,6 +55,8 @@ SWITCH_INTERVAL_S = 0.0005
 """How long a model's Python code in a thread may hold the interpreter before the event loop gets a turn."""
 STUCK_EXIT_CODE = 70
 STUCK_DRAIN_S = 2.0
+FROZEN_GRACE_S = 5.0
+"""Beyond three deadlines: only a model that holds the interpreter keeps the loop from its own look at the deadlines."""
 
 log = logging.getLogger("lagar.worker")
 
@@ -309,11 +312,27 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     gc.set_threshold(50_000, 20, 20)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     channel.send(Loaded(worker.infos()))
+    alive = asyncio.create_task(prove_alive(STUCK_DEADLINES * settings.request_timeout_s + FROZEN_GRACE_S))
     beating = asyncio.create_task(channel.beat())
     answered = await obey(worker, channel, listener)
     beating.cancel()
+    alive.cancel()
     await channel.close()
     return 0 if answered else 1
+
+
+async def prove_alive(patience_s: float) -> None:
+    """End the process, with every thread's traceback on stderr, when the loop stands still for so long.
+
+    Code that holds the interpreter keeps all Python of this process from running, and with it whatever would notice;
+    faulthandler's thread needs no interpreter.
+    """
+    try:
+        while True:
+            faulthandler.dump_traceback_later(patience_s, exit=True)
+            await asyncio.sleep(1.0)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 async def obey(worker: Worker, channel: Channel, listener: socket.socket) -> bool:
