@@ -43,7 +43,7 @@ class Database(Protocol):
     engine: Engine
 
     def revision(self) -> str | None: ...
-    def migrating(self) -> contextlib.AbstractContextManager[None]: ...
+    def migrating(self) -> contextlib.AbstractContextManager[Connection]: ...
     def reading(self) -> contextlib.AbstractContextManager[Connection]: ...
     def writing(self) -> contextlib.AbstractContextManager[Connection]: ...
     def announce(self, connection: Connection) -> None: ...
@@ -122,8 +122,8 @@ def open_catalog(home: Path | Home, url: str | None = None) -> Catalog:
     try:
         with database.explained():
             if database.revision() != REVISIONS[-1]:
-                with database.migrating():
-                    _migrate(database)
+                with database.migrating() as connection:
+                    _migrate(database, connection)
             return Catalog(database)
     except BaseException:
         database.close()
@@ -161,8 +161,8 @@ def record(connection: Connection, what: str, subject: str, who: str, **details:
     )
 
 
-def _migrate(database: Database) -> None:
-    """Bring the catalog to the last revision, all in one transaction; nobody else does so meanwhile."""
+def _migrate(database: Database, connection: Connection) -> None:
+    """Bring the catalog to the last revision in this transaction; nobody else does so meanwhile."""
     revision = database.revision()
     if revision == REVISIONS[-1]:
         return
@@ -177,13 +177,12 @@ def _migrate(database: Database) -> None:
 
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with database.writing() as connection:
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
-        connection.execute(settings_table.delete().where(settings_table.c.name == WRITER))
-        connection.execute(
-            settings_table.insert().values(name=WRITER, value=json.dumps(lagar.__version__), updated_at=time.time())
-        )
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+    connection.execute(settings_table.delete().where(settings_table.c.name == WRITER))
+    connection.execute(
+        settings_table.insert().values(name=WRITER, value=json.dumps(lagar.__version__), updated_at=time.time())
+    )
 
 
 def _writer(database: Database) -> str:

@@ -74,11 +74,11 @@ class PostgresDatabase:
             return None if found is None else str(found)
 
     @contextlib.contextmanager
-    def migrating(self) -> Iterator[None]:
-        """Alone among all that would change the schema."""
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction that is alone among all that would change the schema."""
         with self.engine.connect() as connection, connection.begin():
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            yield
+            yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -91,8 +91,7 @@ class PostgresDatabase:
     def writing(self) -> Iterator[Connection]:
         """A transaction that is alone from its first statement."""
         with self.engine.connect() as connection, connection.begin():
-            if sa.inspect(connection).has_table(changes.name):
-                connection.execute(sa.select(changes.c.n).with_for_update())
+            connection.execute(sa.select(changes.c.n).with_for_update())
             yield connection
 
     def announce(self, connection: Connection) -> None:

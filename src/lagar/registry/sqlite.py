@@ -56,14 +56,15 @@ class SqliteDatabase:
             return str(row[0]) if row else None
 
     @contextlib.contextmanager
-    def migrating(self) -> Iterator[None]:
-        """Alone with the file, which is switched to its log."""
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction that is alone with the file, which is switched to its log."""
         with self.home.locked():
             with contextlib.closing(self._connect()) as bare:
                 mode = bare.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise HomeError(f"{self.name} cannot use a write-ahead log here: set LAGAR_HOME to a local disk")
-            yield
+            with self.writing() as connection:
+                yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
