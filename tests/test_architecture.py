@@ -1,7 +1,8 @@
 """The shape of the package: who may import whom, what stays unloaded, how large things get.
 
 Imports run one way: cli → server → protocols → engine → runtimes → intake → registry → leaves. `control`, the web
-application, uses the registry and the runtimes, and of the server only what all its processes share.
+application, uses the registry and the runtimes, and of the server only what all its processes share. `client` is the
+Python API: HTTP to a server, or straight to the registry and the intake of this machine's home.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ BELOW = {
     "protocols": LEAVES | {"registry", "intake", "runtimes", "engine"},
     "server": LEAVES | {"registry", "intake", "runtimes", "engine", "protocols"},
     "control": LEAVES | {"registry", "intake", "runtimes"},
-    "cli": LEAVES | {"registry", "intake", "runtimes", "engine", "protocols", "server"},
+    "client": LEAVES | {"registry", "intake"},
+    "cli": LEAVES | {"registry", "intake", "runtimes", "engine", "protocols", "server", "client"},
 }
 """Package → what it may import beside itself."""
+PIPELINE = {f"lagar.intake.{name}" for name in ("push", "sandbox", "trial", "golden", "profile")}
+"""Of intake what opens models and makes versions of them: it stands above the runtimes, which use the rest."""
+PIPELINE_BELOW = LEAVES | {"registry", "intake", "runtimes", "protocols"}
 SHARED = {"lagar.server.channel", "lagar.server.process", "lagar.server.auth"}
 """What every process of a server has: its messages, how it begins and ends, who may do what. Control is one of them."""
 MODEL_LIBRARIES = {"sklearn", "joblib", "pandas", "xgboost", "lightgbm", "catboost", "onnxruntime", "onnx", "mlflow"}
@@ -45,6 +50,8 @@ ONLY_IN = {
     "alembic": {"registry"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "httpx": {"client"},
+    "python_multipart": {"control"},
 }
 """Library → the packages that may import it."""
 MAX_MODULE_LINES = 800
@@ -146,11 +153,23 @@ def test_imports_run_one_way() -> None:
         if not source.part:
             continue
         allowed = LEAVES if source.part in LEAVES else BELOW.get(source.part, set()) | {source.part}
+        allowed = PIPELINE_BELOW if source.module in PIPELINE else allowed
         for used in imports(source):
             target = used.module.split(".")[1] if used.module.startswith("lagar.") else ""
             excused = used.typing_only or (source.part == "control" and used.module in SHARED)
             if target and target not in allowed and not excused:
                 wrong.append(f"{source}:{used.line} imports {used.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_runtimes_and_engine_use_of_intake_opens_no_model() -> None:
+    wrong = [
+        f"{source}:{used.line} imports {used.module}"
+        for source in sources()
+        if source.module not in PIPELINE and source.part in ("registry", "intake", "runtimes", "engine", "protocols")
+        for used in imports(source)
+        if used.module in PIPELINE
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -19,6 +19,7 @@ LagarError
    ├─ HomeError               the home, or what lies in it
    │  └─ CatalogAway          the catalog does not answer; it may again
    ├─ StoreAway               the store of artifacts does not answer; it may again
+   ├─ Refused                 intake refused a pushed version; `step` says where
    ├─ VersionExists           the label is taken by another content
    ├─ InvalidVersion          a name, a label, a weight or a state that does not allow it
    ├─ PromoteRefused          another change of traffic is being prepared
@@ -154,6 +155,16 @@ class CatalogAway(HomeError):
 
 class StoreAway(SetupError):
     code = "store_away"
+
+
+class Refused(SetupError):
+    """A push that intake refused; `step` says where."""
+
+    code = "refused"
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class VersionExists(SetupError):

@@ -40,6 +40,11 @@ def install(paths: Sequence[str]) -> dict[str, Path]:
     return offered
 
 
+def module_names(paths: Sequence[str]) -> frozenset[str]:
+    """The top-level modules that `install` would offer; nothing is imported or made importable."""
+    return frozenset(name for path in paths for name in _modules(Path(path)))
+
+
 def _modules(path: Path) -> dict[str, Path]:
     if path.is_file():
         if path.suffix != ".py":

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from lagar.errors import InvalidInput, LoadFailed, SetupError
+from lagar.registry import manifest as manifests
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.signature import Field, Output, Scalar, Signature
 from lagar.runtimes import examples
@@ -29,6 +30,9 @@ _DATATYPES = {"f": "FP64", "i": "INT64", "u": "UINT64", "b": "BOOL", "U": "BYTES
 def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> LoadedModel:
     """The loaded model with its final signature; LoadFailed when it does not answer its own example."""
     draft = opened.draft
+    if source.manifest is not None:
+        recorded = manifests.decode(Path(source.manifest).read_bytes()).signature
+        return _keep_recorded(source, opened, recorded, handlers)
     table, raw = _example_table(source, draft, handlers)
     fields = _with_example(source, draft, table) if table is not None else draft.fields
     fields = _with_rules(source, draft, fields)
@@ -58,6 +62,27 @@ def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> Load
         example=tuple(shown),
         fields=_with_values(fields, records[0]),
     )
+    return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
+
+
+def _keep_recorded(source: ModelSource, opened: Opened, signature: Signature, handlers: Handlers | None) -> LoadedModel:
+    """A version from the registry: its signature was found when it was pushed, with an example that may be gone."""
+    draft = opened.draft
+    if draft.fields is not None and signature.fields is not None and len(draft.fields) != len(signature.fields):
+        raise LoadFailed(
+            f"{source.path}: the model takes {len(draft.fields)} inputs and its version says {len(signature.fields)}; "
+            "push it again"
+        )
+    draft.outputs = tuple(output.name for output in signature.outputs)
+    opened.predictor.bind(signature)
+    records: list[dict[str, Any]] = [dict(record) for record in signature.example]
+    if handlers is not None and handlers.has_preprocess:
+        records = _preprocessed(source, handlers, records) if records else [examples.made(signature.fields or ())]
+    if signature.fields is None:
+        rows = Rows(len(records), matrix=np.array([list(record.values()) for record in records], dtype=np.float64))
+    else:
+        rows = examples.rows_of(signature.fields, signature.layout == "matrix", records)
+    _predict(source, opened, rows, draft.outputs)
     return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
 
 
