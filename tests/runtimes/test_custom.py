@@ -55,6 +55,33 @@ def test_a_class_answers_records_with_fields_from_lagar_toml(tmp_path: Path) -> 
     assert loaded.predictor._model.plus is None
 
 
+@pytest.mark.parametrize(
+    ("result", "seen"),
+    [
+        ('[1, "a"]', [1, "a"]),
+        ('[True, "a"]', [True, "a"]),
+        ('[None, "a"]', [None, "a"]),
+        ('["b", "a"]', ["b", "a"]),
+        ("[1, 2.5]", [1.0, 2.5]),
+        ("[[1], [2, 3]]", [[1], [2, 3]]),
+        ("np.ma.masked_array([1.0, 2.0], mask=[True, False])", [None, 2.0]),
+    ],
+)
+def test_what_a_class_answers_keeps_its_types(tmp_path: Path, result: str, seen: list[Any]) -> None:
+    code = f"""
+        import numpy as np
+
+        class Says:
+            def load(self, path):
+                pass
+
+            def predict(self, rows):
+                return ({result})[: len(rows)]
+    """
+    loaded = load(folder(tmp_path / "says", 'class = "says:Says"\nfields.a.type = "float"\n', says=code))
+    assert answers(loaded, [{"a": 1}, {"a": 2}])["predict"].tolist() == seen
+
+
 def test_a_class_says_its_fields_by_types(tmp_path: Path) -> None:
     code = """
         from typing import Literal, TypedDict

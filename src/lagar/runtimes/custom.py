@@ -193,10 +193,23 @@ def _python(column: Array) -> list[Any]:
 
 
 def _array(values: Any) -> Array:
-    """Rows of different lengths, and dicts, stay Python objects."""
+    """Rows of different lengths, dicts, and texts among other things stay Python objects; what is masked is None."""
+    if isinstance(values, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(values)
+        values = values.data.astype(object)
+        values[masked] = None
     try:
         array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
     except ValueError:
-        array = np.empty(len(values), dtype=object)
-        array[:] = list(values)
+        return plain(_objects(values))
+    if array.dtype.kind in "US" and isinstance(values, (list, tuple)):
+        types = set(map(type, values))
+        if not all(issubclass(kind, (str, bytes, list, tuple, np.ndarray)) for kind in types):
+            array = _objects(values)  # numpy would have made texts of the numbers
     return plain(array)
+
+
+def _objects(values: Any) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = list(values)
+    return array

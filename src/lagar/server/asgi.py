@@ -32,14 +32,12 @@ from lagar.server.auth import Gate, challenges, plain_path
 from lagar.server.channel import ServerState
 from lagar.server.exchange import Receive, Scope, Send
 from lagar.server.heads import UPLOAD_PATH
-from lagar.server.lane import Endpoint, Headers, written
+from lagar.server.lane import OFF_LOOP_ROWS, Endpoint, Headers, written
 from lagar.server.proxy import ANSWER_TIMEOUT_S, ControlProxy, read_body
 from lagar.server.serving import Serving
 
 OFF_LOOP_BODY_BYTES = 32 * 1024
 """Bodies that are not JSON are parsed in a thread from this size on, JSON from eight times as much."""
-OFF_LOOP_ROWS = 8192
-"""Answers of more rows are encoded in a thread."""
 
 log = logging.getLogger("lagar.asgi")
 

@@ -14,7 +14,9 @@ import itertools
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Protocol, cast
 
 from lagar.engine.batcher import Batcher, Call
@@ -22,6 +24,7 @@ from lagar.errors import HeadersTooLarge, InvalidInput, RequestError, RequestTim
 from lagar.metrics import Registry
 from lagar.server.exchange import MIN_BODY_BYTES_PER_S, STATUS_LINES, Application, Exchange
 from lagar.server.heads import Head, Heads
+from lagar.server.lane import OFF_LOOP_ROWS
 from lagar.settings import ServerSettings
 
 OFF_LOOP_BODY_BYTES = 256 * 1024
@@ -382,33 +385,38 @@ class Connection(asyncio.Protocol):
     def answered(self, call: Call) -> None:
         """The engine is done with the call of this connection (engine.batcher.Sink)."""
         self._call = None
-        route = self._endpoint
-        error: BaseException | None = call.error
-        if error is None:
-            try:
-                body, _ = route.encode(call)
-            except Exception as failure:
-                error = self._logged(failure, "an answer could not be written")
-            else:
-                server = self.server
-                closing = self._eof or server.draining
-                self.transport.write(
-                    b"%b%b\r\ncontent-length: %d\r\n%b%b%b"
-                    % (
-                        _OK_JSON,
-                        self._request_id.encode("ascii"),
-                        len(body),
-                        b"connection: close\r\n" if closing else b"",
-                        server.date_line,
-                        body,
-                    )
-                )
-                deployment = call.deployment
-                deployment.request_seconds.observe(time.perf_counter() - call.received)
-                route.count(None, 200)
-                self._next(keep=not closing)
-                return
-        self._refuse_hot(error)
+        if call.error is not None:
+            self._refuse_hot(call.error)
+        elif call.n > OFF_LOOP_ROWS:
+            encoded = self.server.loop.run_in_executor(None, self._endpoint.encode, call)
+            encoded.add_done_callback(lambda future: self._answer(call, future.result))
+        else:
+            self._answer(call, partial(self._endpoint.encode, call))
+
+    def _answer(self, call: Call, encoded: Callable[[], tuple[bytes, str]]) -> None:
+        if self._state is State.CLOSED:
+            return
+        try:
+            body, _ = encoded()
+        except Exception as error:
+            self._refuse_hot(self._logged(error, "an answer could not be written"))
+            return
+        server = self.server
+        closing = self._eof or server.draining
+        self.transport.write(
+            b"%b%b\r\ncontent-length: %d\r\n%b%b%b"
+            % (
+                _OK_JSON,
+                self._request_id.encode("ascii"),
+                len(body),
+                b"connection: close\r\n" if closing else b"",
+                server.date_line,
+                body,
+            )
+        )
+        call.deployment.request_seconds.observe(time.perf_counter() - call.received)
+        self._endpoint.count(None, 200)
+        self._next(keep=not closing)
 
     def _refuse_hot(self, error: BaseException) -> None:
         route = self._endpoint
