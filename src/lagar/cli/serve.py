@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from lagar import settings
-from lagar.errors import SetupError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -103,6 +102,7 @@ def serve(
     lagar serve model.joblib
     lagar serve churn.bin --name churn --example customers.csv
     lagar serve models/ --host 0.0.0.0 --workers 4
+    lagar serve                                       (what is in production in this home; see `lagar push`)
 
     The model's name is --name, or the name in lagar.toml, or that of the file. Every setting can also be a LAGAR_*
     variable or a line of server.toml in $LAGAR_HOME; `lagar config` shows them.
@@ -112,13 +112,11 @@ def serve(
     """
     given = dict(locals())
     asked_names = ("paths", "name", "code", "example", "trust")
-    if not paths:
-        raise SetupError("nothing to serve: name a model file or a folder, for example `lagar serve model.joblib`")
     loaded = settings.load({flag: _listed(value) for flag, value in given.items() if flag not in asked_names})
 
     from lagar.server import main
 
-    asked = main.Asked(tuple(paths), name, tuple(code or ()), example, trust)
+    asked = main.Asked(tuple(paths or ()), name, tuple(code or ()), example, trust)
     return main.serve(loaded, asked)
 
 

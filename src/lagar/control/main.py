@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ import uvicorn
 
 from lagar import settings
 from lagar.control.app import create_app
+from lagar.control.follow import Follower
 from lagar.control.state import ControlState
 from lagar.errors import LagarError, SetupError
 from lagar.logs import Log, capture_standard_logging, open_log
-from lagar.registry.catalog import Catalog, open_catalog
+from lagar.registry.catalog import Catalog
 from lagar.registry.keys import list_keys
+from lagar.registry.releases import Releases, open_releases
 from lagar.server.auth import key_rows
 from lagar.server.channel import (
     Channel,
@@ -31,7 +34,9 @@ from lagar.server.channel import (
     Failed,
     KeyRow,
     Keys,
+    Lapsed,
     Models,
+    Prepared,
     ServerState,
 )
 from lagar.server.process import begin_child
@@ -56,47 +61,85 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
     log = open_log(server.log_format, server.log_level, no_colour=settings.no_colour(), process="control")
     capture_standard_logging(log)
     try:
-        catalog = open_catalog(Path(boot.home))
+        releases = open_releases(
+            Path(boot.home),
+            catalog=settings.catalog_url(),
+            store=settings.store_url(),
+            endpoint=settings.s3_endpoint(),
+        )
     except SetupError as error:
         channel.send(Failed(error.code, error.message))
         await channel.close()
         return 1
-    with catalog:
+    with releases:
+        catalog = releases.catalog
         rows = key_rows(list_keys(catalog))
         state = ControlState(
-            settings=server, metrics_dir=Path(boot.metrics_dir), port=boot.port, catalog=catalog, has_keys=bool(rows)
+            settings=server,
+            metrics_dir=Path(boot.metrics_dir),
+            port=boot.port,
+            catalog=catalog,
+            releases=releases,
+            home=Path(boot.home),
+            has_keys=bool(rows),
         )
         channel.send(Keys(rows))
-        await _serve(channel, listener, state, catalog, rows, log)
+        await _serve(channel, listener, state, _follower(boot, channel, releases, log), rows, log)
     await channel.close()
     return 0
 
 
+def _follower(boot: ControlBoot, channel: Channel, releases: Releases, log: Log) -> Follower | None:
+    """Who brings the workers what is in production by the catalog; None when the command line says what to serve."""
+    if not boot.from_catalog:
+        return None
+    return Follower(
+        releases,
+        channel.send,
+        lambda reason: channel.send(Lapsed(reason)),
+        log,
+        server_id=secrets.token_hex(8),
+        url=boot.url,
+    )
+
+
 async def _serve(
-    channel: Channel, listener: socket.socket, state: ControlState, catalog: Catalog, rows: tuple[KeyRow, ...], log: Log
+    channel: Channel,
+    listener: socket.socket,
+    state: ControlState,
+    follower: Follower | None,
+    rows: tuple[KeyRow, ...],
+    log: Log,
 ) -> None:
+    assert state.catalog is not None
     web = ControlServer(create_app(state))
-    polling = asyncio.create_task(_tell_keys(channel, state, catalog, rows, log))
+    polling = asyncio.create_task(_tell_keys(channel, state, state.catalog, rows, log))
     serving = asyncio.create_task(web.serve(sockets=[listener]))
-    listening = asyncio.create_task(_listen(channel, state, web))
+    listening = asyncio.create_task(_listen(channel, state, web, follower))
     await asyncio.wait({serving, asyncio.create_task(web.ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
     channel.send(ControlReady())
     beating = asyncio.create_task(channel.beat())
+    following = asyncio.create_task(follower.run()) if follower is not None else None
     try:
         await serving
     finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.wait({following})
         listening.cancel()
         polling.cancel()
         beating.cancel()
 
 
-async def _listen(channel: Channel, state: ControlState, web: ControlServer) -> None:
+async def _listen(channel: Channel, state: ControlState, web: ControlServer, follower: Follower | None) -> None:
     async for message in channel.messages():
         match message:
             case ServerState():
                 state.server = message
             case Models():
                 state.models = message.models
+            case Prepared() if follower is not None:
+                follower.heard(message)
             case Drain():
                 break
     web.should_exit = True  # told to, or the supervisor is gone

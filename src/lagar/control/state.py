@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lagar.registry.catalog import Catalog
 from lagar.registry.model import ModelInfo
+from lagar.registry.releases import Releases
 from lagar.server.channel import ServerState
 from lagar.settings import ServerSettings, is_loopback
 
@@ -24,6 +25,10 @@ class ControlState:
     """The bound port."""
     catalog: Catalog | None = None
     """The catalog of the home; None when the server runs without one."""
+    releases: Releases | None = None
+    """Versions and traffic in that catalog."""
+    home: Path | None = None
+    """Where pushed files lie until they are taken in."""
     has_keys: bool = False
     """True once the home has an API key, revoked ones included."""
 

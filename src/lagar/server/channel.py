@@ -59,6 +59,12 @@ class ControlBoot(msgspec.Struct, frozen=True, tag="control_boot"):
     home: str
     workers: int
     port: int
+    url: str = ""
+    """The server's own address, for its lease."""
+    from_catalog: bool = False
+    """True: this server answers with what the catalog says is in production."""
+    server_id: str = ""
+    """The server's name in the catalog, the same for every control process of its life."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -68,7 +74,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """Child → supervisor, every `BEAT_S` from its ready message on: its event loop turns."""
+    """Child → supervisor, every `BEAT_S` from its ready message on, and supervisor → control: its event loop turns."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -103,8 +109,14 @@ class Commit(msgspec.Struct, frozen=True, tag="commit"):
     generation: int
 
 
+class Lapsed(msgspec.Struct, frozen=True, tag="lapsed"):
+    """Control → supervisor: why this server cannot follow the catalog; "" when it can again."""
+
+    reason: str
+
+
 class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
-    """Supervisor → workers: forget what was prepared."""
+    """Control → supervisor → workers: forget what was prepared."""
 
     generation: int
 
@@ -137,10 +149,13 @@ class Keys(msgspec.Struct, frozen=True, tag="keys"):
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Supervisor → child: stop accepting, answer what was accepted, exit 0."""
 
+    successor: bool = False
+    """True: another process answers in its place, so the server is ready, and idle connections are given time."""
+
 
 Message = (
     WorkerBoot | ControlBoot | Loaded | Alive | Failed | ControlReady | ServerState | Models | Keys | Drain
-    | Prepare | Prepared | Commit | Abandon
+    | Prepare | Prepared | Commit | Abandon | Lapsed
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()

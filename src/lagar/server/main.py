@@ -77,6 +77,7 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
                     log=log,
                     announce=lambda models: write_ready_line(settings, listeners, models),
                     find_served=lambda: find_served(asked),
+                    url=server_url(settings, listeners.port),
                 )
                 return asyncio.run(supervisor.run())
     finally:
@@ -85,6 +86,8 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
 
 def find_served(asked: Asked) -> Served:
     """What the paths hold now, and every path whose change matters."""
+    if not asked.paths:
+        return Served((), {}, from_catalog=True)
     from lagar.intake.inspect import find_models
 
     found = find_models(
@@ -103,7 +106,7 @@ def _files_of(source: ModelSource) -> list[str]:
 
 def check_default_model(settings: ServerSettings, served: Served) -> None:
     """Raise SettingsError when the default model is not among those served."""
-    if settings.default_model and settings.default_model not in served.live:
+    if settings.default_model and not served.from_catalog and settings.default_model not in served.live:
         raise SettingsError(
             f"default_model must be one of the models served ({', '.join(served.live)}), got {settings.default_model!r}"
         )
@@ -157,6 +160,6 @@ def write_ready_line(settings: ServerSettings, listeners: Listeners, models: tup
             {"event": "ready", "url": url, "port": listeners.port, "models": names, "workers": workers}
         ).decode()
     else:
-        line = f"lagar: ready at {url}  models: {' '.join(names)}  workers: {workers}"
+        line = f"lagar: ready at {url}  models: {' '.join(names) or 'none'}  workers: {workers}"
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -15,9 +15,11 @@ from lagar import runtimes
 from lagar.engine.deployment import Deployment
 from lagar.engine.service import Router
 from lagar.errors import LagarError, LoadFailed
+from lagar.intake import golden
 from lagar.metrics import Registry
 from lagar.protocols import native, v2
 from lagar.protocols.base import Adapter, Limits
+from lagar.registry import manifest
 from lagar.registry.model import ModelSource
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
@@ -53,6 +55,8 @@ class Loader:
             model = runtimes.load(source, threads=self._threads)
             deployment = Deployment(model, self._metrics, max_queue_rows=self._queue_rows)
             assert model.probe is not None
+            if source.manifest is not None:
+                golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor)
             deployment.warm_up(model.probe.slice(0, 1))
         except LagarError:
             raise

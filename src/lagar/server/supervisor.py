@@ -30,6 +30,7 @@ from lagar.server.channel import (
     Failed,
     KeyRow,
     Keys,
+    Lapsed,
     Loaded,
     Message,
     Models,
@@ -124,7 +125,11 @@ class Supervisor:
         log: Log,
         announce: Callable[[tuple[ModelInfo, ...]], None],
         find_served: Callable[[], Served],
+        url: str,
     ) -> None:
+        self._url = url
+        self._lapsed = ""
+        """Why control cannot follow the catalog."""
         self._settings = settings
         self._served = served
         self._folders = folders
@@ -253,7 +258,16 @@ class Supervisor:
         count, port = len(self._workers), self._listeners.port
         control_socket, metrics = str(self._folders.control_socket), str(self._folders.metrics)
         if child.metrics_slot is None:
-            return ControlBoot(self._settings, control_socket, metrics, str(self._folders.home), count, port)
+            return ControlBoot(
+                settings=self._settings,
+                control_socket=control_socket,
+                metrics_dir=metrics,
+                home=str(self._folders.home),
+                workers=count,
+                port=port,
+                url=self._url,
+                from_catalog=self._served.from_catalog,
+            )
         return WorkerBoot(
             slot=child.metrics_slot,
             workers=count,
@@ -304,6 +318,9 @@ class Supervisor:
                     self._run(self._commit(message))
                 case Alive():
                     child.silent_s = 0.0
+                case Lapsed():
+                    self._lapsed = message.reason
+                    self._publish()
                 case Failed():
                     child.failure = message
                 case Keys():
@@ -404,7 +421,7 @@ class Supervisor:
         if self._phase in (Phase.DRAINING, Phase.ENDED):
             return ServerState(False, "the server is draining", serving, count)
         if not away and self._models_generation >= 0:
-            return ServerState(True, "", serving, count)
+            return ServerState(not self._lapsed, self._lapsed, serving, count)
         if self._phase is Phase.STARTING:
             return ServerState(
                 False, f"starting: {serving} of {count} workers have loaded their models", serving, count

@@ -1,0 +1,186 @@
+"""Follows the catalog: what it says is in production is what this server's workers answer with.
+
+A promote is a generation. Each live server (one whose lease has not run out) loads the proposed set and reports; when
+all have, one compare-and-set commits it, whoever gets there first; each server then switches. A server that lost the
+catalog goes on with its last generation, says so in its readiness, and takes the current one before it is ready again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lagar.errors import LagarError
+from lagar.logs import Log
+from lagar.registry.generations import Generation
+from lagar.registry.model import ModelSource
+from lagar.registry.releases import Releases
+from lagar.server.channel import Commit, Message, Prepare, Prepared
+
+LEASE_INTERVAL_S = 1.0
+LEASE_S = 10.0
+
+_AWAY = "the catalog has been out of reach for"
+
+T = TypeVar("T")
+
+
+class Follower:
+    """One server's part in the generations of its catalog."""
+
+    def __init__(
+        self, releases: Releases, tell: Callable[[Message], None], lapsed: Callable[[str], None], log: Log,
+        *, server_id: str, url: str,
+    ) -> None:  # fmt: skip
+        self._releases = releases
+        self._tell = tell
+        self._lapsed = lapsed
+        """Called with the reason while the catalog is out of reach for longer than a lease, with "" when it is back."""
+        self._log = log
+        self._id = server_id
+        self._url = url
+        self._serving = -1
+        """The generation that the workers answer with."""
+        self._prepared = -1
+        self._reported = -1
+        self._answer: asyncio.Future[Prepared] | None = None
+        self._leased_at = time.monotonic()
+        self._refused = False
+        """True while the committed generation cannot be served here; it is tried again each second."""
+        self.ready = False
+        self.reason = "starting"
+
+    def heard(self, outcome: Prepared) -> None:
+        """The supervisor says how a preparation ended."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(outcome)
+
+    async def run(self) -> None:
+        """Follow until cancelled; the lease is given back at the end, so that no promote waits for this server."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                    self._is_back()
+                except LagarError as error:
+                    self._is_away(error)
+                await self._wait()
+        finally:
+            with contextlib.suppress(LagarError):
+                self._releases.release(self._id)
+
+    async def _look(self) -> None:
+        await self._lease()
+        current = await self._ask(self._releases.current)
+        if current.n != self._serving:
+            await self._take(current)
+        proposed = await self._ask(self._releases.pending)
+        if proposed is not None and proposed.n > max(self._reported, self._serving):
+            await self._prepare_proposed(proposed)
+        elif proposed is not None and await self._ask(self._releases.try_commit, proposed.n):
+            await self._take(await self._ask(self._releases.current))
+
+    async def _prepare_proposed(self, proposed: Generation) -> None:
+        outcome = await self._prepare(proposed)
+        await self._ask(self._releases.report, proposed.n, self._id, outcome.ok, outcome.reason)
+        self._reported = proposed.n
+        if outcome.ok and await self._ask(self._releases.try_commit, proposed.n):
+            await self._take(await self._ask(self._releases.current))
+
+    async def _take(self, current: Generation) -> None:
+        """Have the workers answer with a committed generation."""
+        if self._prepared != current.n:
+            outcome = await self._prepare(current)
+            if not outcome.ok:
+                if not self._refused:
+                    self._log.error("the committed versions cannot be served here", reason=outcome.reason)
+                self._refused = True
+                self.ready, self.reason = False, outcome.reason
+                self._lapsed(outcome.reason)
+                return
+        self._refused = False
+        self._tell(Commit(current.n))
+        self._serving = self._prepared = current.n
+
+    async def _prepare(self, generation: Generation) -> Prepared:
+        try:
+            wanted = await self._ask(self._wanted, generation)
+        except LagarError as error:
+            return Prepared(generation.n, ok=False, reason=error.message)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._tell(wanted)
+        keeping = asyncio.create_task(self._keep_lease())
+        try:
+            outcome = await self._answer
+        finally:
+            keeping.cancel()
+            self._answer = None
+        if outcome.ok:
+            self._prepared = generation.n
+        return outcome
+
+    def _wanted(self, generation: Generation) -> Prepare:
+        """The set of a generation, each version's files checked and on this machine's disk."""
+        sources: list[ModelSource] = []
+        live: dict[str, str] = {}
+        weights: dict[str, dict[str, int]] = {}
+        for model, traffic in generation.traffic.items():
+            shares = {version: weight for version, weight in traffic.weights.items() if weight > 0}
+            if not shares:
+                continue
+            live[model] = max(shares, key=lambda version: shares[version])
+            if len(shares) > 1:
+                weights[model] = shares
+            sources += [self._releases.source(self._releases.get(model, version)) for version in sorted(shares)]
+        return Prepare(generation.n, tuple(sources), live, weights)
+
+    # The lease
+
+    async def _keep_lease(self) -> None:
+        """A long load must not look like a dead server."""
+        while True:
+            await asyncio.sleep(LEASE_INTERVAL_S)
+            try:
+                await self._lease()
+            except LagarError as error:
+                self._is_away(error)
+
+    async def _lease(self) -> None:
+        await self._ask(
+            self._releases.lease,
+            self._id,
+            self._url,
+            self._serving if self._serving >= 0 else None,
+            self.ready,
+            self.reason,
+        )
+        self._leased_at = time.monotonic()
+
+    def _is_back(self) -> None:
+        if self.reason.startswith(_AWAY):
+            self._log.info("the catalog is back")
+        if not self._refused:
+            self.ready, self.reason = True, ""
+            self._lapsed("")
+
+    def _is_away(self, error: LagarError) -> None:
+        away_s = time.monotonic() - self._leased_at
+        if not self.reason.startswith(_AWAY):
+            self._log.error("the catalog is out of reach; the versions in use go on", error=error.message)
+        self.reason = f"{_AWAY} {away_s:.0f} s: {error.message}"
+        if away_s > LEASE_S:
+            self.ready = False
+            self._lapsed(self.reason)
+
+    async def _wait(self) -> None:
+        """Until the catalog changes, or the lease wants renewing."""
+        try:
+            await self._ask(self._releases.wait_changed, LEASE_INTERVAL_S)
+        except LagarError:
+            await asyncio.sleep(LEASE_INTERVAL_S)
+
+    async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.to_thread(question, *arguments)
