@@ -366,6 +366,8 @@ def good_rows(field: Field, column: Array) -> NDArray[np.bool_]:
     """Which values of a column keep the field's rules, so that the model may be asked."""
     if column.dtype == object:
         known = None if field.categories is None or field.unknown == "allow" else set(field.categories)
+        if field.type == "bool" and known is None:
+            known = {True, False}
         return np.array(
             [field.nullable is True if value is None else known is None or value in known for value in column.tolist()],
             dtype=np.bool_,
@@ -548,8 +550,9 @@ class _Categories:
         self._known: dict[Any, Scalar] = {}
         for category in categories:
             if category is not None:
-                self._known[str(category)] = category
-                self._known[str(category).lower() if isinstance(category, bool) else category] = category
+                self._known |= {category: category, str(category): category}
+                if isinstance(category, bool):
+                    self._known |= {str(category).lower(): category, str(category).upper(): category}
                 if isinstance(category, float) and category.is_integer():
                     self._known[str(int(category))] = category
                 if isinstance(category, int) and not isinstance(category, bool):

@@ -248,13 +248,19 @@ class _Intake:
 
     def _found(self, path: Path) -> ModelSource:
         options = self._options
-        found = find_models(
-            [path],
-            name=self._model,
-            code=[Path(code) for code in options.code],
-            example=options.example,
-            trust=options.trust,
-        )
+        try:
+            found = find_models(
+                [path],
+                name=self._model,
+                code=[Path(code) for code in options.code],
+                example=options.example,
+                trust=options.trust,
+            )
+        except SetupError as error:
+            if not error.message.startswith("--name names one model"):
+                raise
+            names = error.message.rpartition(": ")[2]
+            raise SetupError(f"{path} holds several models ({names}); push one of them at a time") from None
         if len(found.sources) > 1:
             names = ", ".join(sorted(Path(source.path).name for source in found.sources)[:10])
             raise SetupError(f"{path} holds {len(found.sources)} models ({names}); push one of them at a time")
