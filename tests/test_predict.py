@@ -195,6 +195,26 @@ def test_handlers_run_as_in_the_server(wine: Trained, tmp_path: Path) -> None:
     assert predictions(tmp_path / "out.csv") == wine.model.predict(wine.rows.iloc[:45]).tolist()
 
 
+def test_a_postprocess_sees_the_records_as_sent_though_preprocess_changes_its_own(
+    wine: Trained, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "wine.joblib").write_bytes(wine.path.read_bytes())
+    (folder / "handlers.py").write_text(
+        "def preprocess(records):\n"
+        "    for record in records:\n"
+        "        record['alcohol'] = record.pop('grade')\n"
+        "    return records\n"
+        "def postprocess(outputs, records):\n"
+        "    return ['grade' in records[0], 'alcohol' in records[0]]\n"
+    )
+    (folder / "lagar.toml").write_text('name = "wine"\n')
+    file = write(wine.rows.iloc[:1].rename(columns={"alcohol": "grade"}), tmp_path / "rows.csv")
+    run(load(folder), file, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [True, False]
+
+
 def test_a_model_that_fails_says_on_which_rows_and_why(wine: Trained, tmp_path: Path) -> None:
     loaded = load(wine.path)
 
@@ -249,6 +269,25 @@ def test_the_command_reads_stdin_and_writes_json(wine: Trained, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["predictions"] == wine.model.predict(wine.rows.iloc[:3]).tolist()
+
+
+def test_what_a_class_prints_does_not_stand_between_the_data(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import os\n"
+        "class Loud:\n"
+        "    def load(self, path):\n"
+        "        print('loading')\n"
+        "    def predict(self, rows):\n"
+        "        print('predicting')\n"
+        "        os.write(1, b'from C')\n"
+        "        return [row['x'] for row in rows]\n"
+    )
+    (tmp_path / "lagar.toml").write_text('class = "loud:Loud"\n[fields]\nx = { type = "int" }\n')
+    (tmp_path / "rows.csv").write_text("x\n1\n2\n")
+    done = run_lagar("predict", tmp_path, tmp_path / "rows.csv", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["predictions"] == [1, 2]
+    assert all(word in done.stderr for word in ("loading", "predicting", "from C"))
 
 
 def test_the_command_ends_with_1_and_one_line_on_a_bad_row(wine: Trained, tmp_path: Path) -> None:

@@ -150,6 +150,12 @@ def test_a_message_names_input_rule_and_value(body: bytes, words: list[str]) -> 
         assert word in caught.value.message
 
 
+def test_encoded_text_is_refused_instead_of_being_read_as_it_stands() -> None:
+    sent = {**tensor(["YmF0b20="], [1], "BYTES"), "parameters": {"content_type": "base64"}}
+    with pytest.raises(InvalidInput, match="content_type base64, which is not decoded here: send the text itself"):
+        V2Adapter(view("text")).decode(v2(sent), "r-1")
+
+
 def test_404_texts_are_those_clients_of_mlserver_know() -> None:
     assert protocol.unknown_model("nada").message == "Model nada not found"
     assert protocol.unknown_model("m", "v0").message == "Model m with version v0 not found"

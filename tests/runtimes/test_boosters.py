@@ -95,6 +95,16 @@ def test_xgboost_categories_travel_as_their_own_words(saved: Any, tmp_path: Path
             rows_of(loaded, [{"size": 1.0, "colour": "pink", "shape": "round"}])
 
 
+@pytest.mark.parametrize("names", [["Évora", "Lisboa", "Porto"], ["日本", "京都", "大阪"]], ids=["cut", "undecodable"])
+def test_xgboost_categories_that_its_own_file_damages_are_refused(saved: Any, tmp_path: Path, names: list[str]) -> None:
+    frame = pd.DataFrame({"city": pd.Categorical(names * 10)})
+    model = xgboost.XGBClassifier(n_estimators=2, enable_categorical=True, n_jobs=1).fit(frame, [0, 1, 0] * 10)
+    model.save_model(tmp_path / "cities.ubj")
+    for open_model in (lambda: load(tmp_path / "cities.ubj"), lambda: saved(model)):
+        with pytest.raises(LoadFailed, match="the categories of 'city' are not ASCII, and XGBoost"):
+            open_model()
+
+
 def test_xgboost_feature_types_become_field_types(tmp_path: Path) -> None:
     frame = pd.DataFrame({"count": [1, 2, 3, 4] * 5, "flag": [True, False] * 10, "value": [0.5, 1.5] * 10})
     model = xgboost.XGBRegressor(n_estimators=2, n_jobs=1).fit(frame, list(range(20)))

@@ -20,7 +20,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from lagar.errors import LoadFailed, UnsupportedModel
+from lagar.errors import InvalidInput, LoadFailed, UnsupportedModel
 from runtimes.conftest import answers, load, rows_of, same
 
 WINE, KIND = load_wine(return_X_y=True)
@@ -120,6 +120,39 @@ def test_a_graph_with_an_open_width_takes_any_matrix(tmp_path: Path) -> None:
     assert any("does not say how many inputs" in warning for warning in loaded.warnings)
     found = loaded.predictor.predict(rows_of(loaded, np.ones((2, 5))), ("predict",))
     same(found["predict"], [5.0, 5.0])
+
+
+def identity(path: Path, kind: int, columns: int) -> Path:
+    """A graph that answers its one matrix, or the first of its columns."""
+    shape = ["n", 1 if columns > 1 else 2]
+    inputs = [helper.make_tensor_value_info(f"x{index}", kind, shape) for index in range(columns)]
+    nodes = [helper.make_node("Identity", ["x0"], ["y"])]
+    made = helper.make_graph(nodes, "same", inputs, [helper.make_tensor_value_info("y", kind, shape)])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("columns", [1, 2], ids=["matrix", "columns"])
+@pytest.mark.parametrize(
+    ("kind", "most", "beyond"),
+    [
+        (TensorProto.INT8, 127, 128),
+        (TensorProto.UINT8, 255, -1),
+        (TensorProto.INT16, 32767, 32768),
+        (TensorProto.INT32, 2**31 - 1, 2**31),
+        (TensorProto.FLOAT16, 65504.0, 65536.0),
+        (TensorProto.FLOAT, 1e38, 1e39),
+    ],
+)
+def test_a_number_that_the_graphs_own_type_cannot_hold_is_refused_not_wrapped(
+    tmp_path: Path, kind: int, most: float, beyond: float, columns: int
+) -> None:
+    loaded = load(identity(tmp_path / "narrow.onnx", kind, columns))
+    found = answers(loaded, [{"x0": 1, "x1": 1}, {"x0": most, "x1": 2}])["predict"]
+    assert np.asarray(found).reshape(2, -1)[1, 0] == np.asarray(most, helper.tensor_dtype_to_np_dtype(kind))
+    with pytest.raises(InvalidInput, match=r"field 'x0' is .* in row 1; the graph takes .*, which holds") as caught:
+        answers(loaded, [{"x0": 1, "x1": 1}, {"x0": beyond, "x1": 1}])
+    assert (caught.value.field, caught.value.row) == ("x0", 1)
 
 
 def test_graphs_of_images_and_fixed_batches_are_refused_with_the_way_round(tmp_path: Path) -> None:

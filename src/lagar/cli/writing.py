@@ -17,15 +17,23 @@ from lagar.errors import SetupError
 
 
 class Target:
-    """Where the bytes go: stdout, or a file beside its final name until `__exit__` without an error."""
+    """Where the bytes go: stdout, or a file beside its final name until `__exit__` without an error.
+
+    What anything else prints meanwhile, such as the user's own class, goes to stderr: it would stand between the data.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._part = ""
+        self._stdout = -1
         self.file: BinaryIO = sys.stdout.buffer
 
     def __enter__(self) -> Target:
-        if self._path is not None:
+        if self._path is None:
+            self._stdout = os.dup(1)
+            os.dup2(2, 1)  # the descriptor, since libraries in C print past sys.stdout
+            self.file = os.fdopen(self._stdout, "wb", closefd=False)
+        else:
             try:
                 if self._path.is_dir():
                     raise IsADirectoryError(21, "it is a folder")
@@ -39,6 +47,10 @@ class Target:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._path is None:
+            try:
+                sys.stdout.flush()  # what was printed, while it still goes to stderr
+            finally:
+                os.dup2(self._stdout, 1)
             if kind is None:
                 self.file.flush()
             return

@@ -326,7 +326,11 @@ def _tensor(given: Any, position: int) -> Tensor:
     data = given["data"]
     if type(data) is not list:
         raise InvalidInput(f"input '{name}' must have its data as a list, got {shown(data)}", field=name)
-    _parameters(given.get("parameters"), f"input '{name}'")
+    if _parameters(given.get("parameters"), f"input '{name}'").get("content_type") == "base64":
+        raise InvalidInput(  # the model would read the code for the text
+            f"input '{name}' has content_type base64, which is not decoded here: send the text itself",
+            field=name,
+        )
     tensor = Tensor(name, datatype, shape, _flattened(name, shape, data))
     check_values(tensor)
     return tensor

@@ -133,10 +133,13 @@ class UserHandlers:
         self._wants_single = postprocess is not None and "single" in inspect.signature(postprocess).parameters
 
     def preprocess(self, records: list[Record]) -> list[Record]:
-        """The model's records, one for each of the caller's; TypeError when it gave another number of them."""
+        """The model's records, one for each of the caller's; TypeError when it gave another number of them.
+
+        The hook gets copies: postprocess sees the records as they were sent, whatever this one does to its own.
+        """
         if self._preprocess is None:
             return records
-        made = self._preprocess(records)
+        made = self._preprocess([dict(record) for record in records])
         if not isinstance(made, list) or len(made) != len(records):  # answers would belong to other rows
             got = f"{type(made).__name__}{f' of {len(made)}' if isinstance(made, list) else ''}"
             raise TypeError(f"preprocess must return a list with one dict per record ({len(records)}), got {got}")

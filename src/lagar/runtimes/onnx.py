@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lagar.errors import LoadFailed, UnsupportedModel
+from lagar.errors import InvalidInput, LoadFailed, UnsupportedModel
 from lagar.registry.model import ModelSource
 from lagar.registry.signature import Field, FieldType, Scalar, Task
 from lagar.runtimes.base import Chain, Draft, Head, MatrixInput, Opened, one_per_row, plain, unnamed
@@ -26,6 +26,10 @@ _TENSORS: dict[str, tuple[FieldType, Any]] = {
     "tensor(bool)": ("bool", np.bool_),
     "tensor(string)": ("string", object),
 }
+_LIMITS = {kind: np.finfo(kind) for kind in (np.float16, np.float32)} | {
+    kind: np.iinfo(kind) for kind in (np.int8, np.uint8, np.int16, np.int32)
+}
+"""What fits into the types that are narrower than the float64 and int64 that requests are read into."""
 _LABELS = ("tensor(int64)", "tensor(int32)", "tensor(string)", "tensor(bool)")
 
 
@@ -120,9 +124,7 @@ class _Feed(MatrixInput):
         name, _, dtype = self._inputs[0]
         if self._matrix:
             assert rows.matrix is not None
-            if dtype == np.float32 and (np.abs(rows.matrix) > np.finfo(np.float32).max).any():
-                raise ValueError("a number is outside 32-bit floats")
-            return {name: np.ascontiguousarray(rows.matrix, dtype=dtype)}
+            return {name: np.ascontiguousarray(_cast(rows.matrix, dtype, self._names))}
         columns = rows.columns
         if columns is None:
             assert rows.matrix is not None
@@ -130,9 +132,27 @@ class _Feed(MatrixInput):
         if len(self._inputs) == 1 and len(self._names) > 1:
             return {name: np.column_stack([columns[field] for field in self._names]).astype(dtype)}
         return {
-            graph_name: columns[field].astype(kind).reshape((-1, 1) if rank == 2 else (-1,))
+            graph_name: _cast(columns[field], kind, (field,)).reshape((-1, 1) if rank == 2 else (-1,))
             for (graph_name, rank, kind), field in zip(self._inputs, self._names, strict=True)
         }
+
+
+def _cast(values: Array, dtype: Any, names: tuple[str, ...]) -> Array:
+    """The values in the graph's type; InvalidInput for a number that NumPy would wrap or make infinite."""
+    limits: Any = _LIMITS.get(dtype)
+    if limits is not None:
+        wrong = (values < limits.min) | (values > limits.max)
+        if wrong.any():
+            first = np.argwhere(wrong)[0]
+            row, column = (int(index) for index in (*first, 0)[:2])
+            name = names[column] if names else unnamed(column + 1)[column]
+            raise InvalidInput(
+                f"field {name!r} is {values[tuple(first)].item()!r} in row {row}; the graph takes {limits.dtype}, "
+                f"which holds {limits.min} to {limits.max}",
+                field=name,
+                row=row,
+            )
+    return values.astype(dtype, copy=False)
 
 
 class OnnxHead(Head):

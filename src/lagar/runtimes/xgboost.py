@@ -182,7 +182,33 @@ def _categories(booster: Any, width: int) -> dict[int, Sequence[Any]]:
     except Exception:  # an older file, or a container without values: the model takes codes
         return {}
     values: dict[int, Sequence[Any]] = {}
-    for index, (_, column) in enumerate(found or ()):
+    for index, (name, column) in enumerate(found or ()):
         if column is not None and index < width:
-            values[index] = column.to_pylist()
+            try:
+                values[index] = column.to_pylist()
+            except UnicodeDecodeError:
+                raise _damaged(name) from None
+    if not _keeps_categories():
+        for index, texts in values.items():
+            if any(isinstance(text, str) and not text.isascii() for text in texts):
+                raise _damaged(found[index][0])
     return values
+
+
+def _keeps_categories() -> bool:
+    """Whether this XGBoost keeps categories that are not ASCII: up to 3.2 it cuts them after characters, not bytes.
+
+    https://github.com/dmlc/xgboost/pull/12371
+    """
+    import xgboost
+
+    major, minor, *_ = (int(part) for part in xgboost.__version__.split(".")[:2])
+    return (major, minor) > (3, 2)
+
+
+def _damaged(name: str) -> LoadFailed:
+    return LoadFailed(
+        f"the categories of {name!r} are not ASCII, and XGBoost up to 3.2 saves such names damaged, so that values "
+        "cannot be told apart; train with an encoder in front, as in make_pipeline(make_column_transformer("
+        "(OneHotEncoder(), [...]), ...), XGBClassifier()), and save the pipeline"
+    )
