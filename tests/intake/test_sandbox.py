@@ -237,7 +237,8 @@ def test_interrupting_the_push_ends_the_trial(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom lagar.intake import sandbox\n"
         "from lagar.intake.inspect import find_models\n"
-        f"sandbox.load(find_models([Path({str(tmp_path / 'm')!r})]).sources[0])\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "sandbox.load(find_models([folder / 'm']).sources[0], within=folder)\n"
     )
     before = set(_pausing())
     pusher = subprocess.Popen([sys.executable, "-c", script])
