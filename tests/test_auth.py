@@ -36,10 +36,11 @@ INFER = [
 READ = [
     "/", "/docs", "/openapi.json", "/metrics", "/models", "/models/wine", "/models/wine/versions/1", "/example",
     "/models/wine/example", "/models/wine/versions/1/example", "/static/page.js", "/static/swagger/ui.css", "/v2",
-    "/v2/models/wine", "/v2/models/wine/versions/1",
+    "/v2/models/wine", "/v2/models/wine/versions/1", "/api/models", "/api/models/wine/versions/1", "/api/generations/7",
 ]  # fmt: skip
 ADMIN = [
-    "/api/models", "/anything", "/v2/repository/index", "/v2/health", "/v2/health/a/b", "/v2/models", "/healthz2",
+    "/api/keys", "/api/models/wine/promote",
+    "/anything", "/v2/repository/index", "/v2/health", "/v2/health/a/b", "/v2/models", "/healthz2",
     "/models/wine/versions/1/predict/x", "/static", "/metrics/x", "/v1/models/wine:predict", "/admin", "*", "",
 ]  # fmt: skip
 
@@ -51,6 +52,47 @@ def test_each_path_needs_its_scope(paths: list[str], scope: str | None) -> None:
     for path in paths:
         method = "POST" if scope == "infer" else "GET"
         assert scope_for(method, path) == scope, path
+
+
+CHANGES = [
+    ("POST", "/api/models/wine/versions"), ("POST", "/api/models/wine/promote"), ("POST", "/api/gc"),
+    ("PUT", "/api/models/wine/traffic"), ("DELETE", "/api/models/wine/aliases/champion"),
+    ("DELETE", "/api/models/wine/versions/1/retire"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+def test_a_change_needs_a_key_even_where_nothing_else_does(method: str, path: str) -> None:
+    gate = Gate(ServerSettings())
+    assert not gate.on
+    gate.check("GET", "/api/models", [])
+    with pytest.raises(Unauthorized, match="lagar keys create --name NAME --scope admin"):
+        gate.check(method, path, [])
+    Gate(ServerSettings(no_auth=True)).check(method, path, [])
+
+
+@pytest.mark.parametrize(
+    ("headers", "open_"),
+    [
+        ([], True),
+        ([(b"host", b"ml:8080"), (b"origin", b"http://ml:8080"), (b"sec-fetch-site", b"same-origin")], True),
+        ([(b"host", b"ml:8080"), (b"origin", b"http://ml:8080")], True),
+        ([(b"host", b"ml:8080"), (b"origin", b"http://evil.example")], False),
+        ([(b"host", b"ml:8080"), (b"origin", b"null")], False),
+        ([(b"host", b"ml:8080"), (b"sec-fetch-site", b"cross-site")], False),
+        ([(b"host", b"ml:8080"), (b"sec-fetch-site", b"same-site")], False),
+    ],
+)
+def test_a_page_of_another_site_changes_nothing_on_a_server_without_keys(
+    headers: list[tuple[bytes, bytes]], open_: bool
+) -> None:
+    gate = Gate(ServerSettings(no_auth=True))
+    gate.check("GET", "/api/models", headers)
+    if open_:
+        gate.check("POST", "/api/models/wine/promote", headers)
+    else:
+        with pytest.raises(Forbidden, match="another site"):
+            gate.check("POST", "/api/models/wine/promote", headers)
 
 
 def test_outcomes_need_feedback() -> None:

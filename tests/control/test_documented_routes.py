@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,9 +33,10 @@ def test_every_documented_path_answers_its_method_and_refuses_another(
     client: httpx.Client, document: dict[str, Any]
 ) -> None:
     for path, methods in document["paths"].items():
-        if "get" in methods:
+        if "get" in methods and "{" not in path:
             assert client.get(path).status_code == 200, path
-        assert client.request("DELETE", path).status_code == 405, path
+        if "delete" not in methods:
+            assert client.request("DELETE", re.sub(r"\{\w+\}", "x", path)).status_code == 405, path
 
 
 def test_every_documented_body_is_answered(client: httpx.Client, document: dict[str, Any]) -> None:

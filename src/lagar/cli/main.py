@@ -18,15 +18,45 @@ import typer.core
 import typer.main
 
 import lagar
-from lagar.errors import LagarError, SettingsError
+from lagar.errors import (
+    CatalogAway,
+    DeadlineExceeded,
+    LagarError,
+    NotReady,
+    Overloaded,
+    SettingsError,
+    StoreAway,
+    Unreachable,
+)
 
 COMMANDS: Final = {
     "serve": "Serve model files over HTTP.",
     "predict": "Score a file with a model, without a server.",
+    "push": "Check a model and keep it as a version.",
+    "models": "List the models and what is live.",
+    "versions": "List the versions of a model.",
+    "show": "Show everything about a version.",
+    "diff": "Show what differs between two versions.",
+    "promote": "Give a version all the traffic.",
+    "rollback": "Restore what was live before.",
+    "traffic": "Share the traffic among versions.",
+    "history": "Show who put what into production.",
+    "alias": "Let a word stand for a version.",
+    "retire": "Take a version out of use.",
+    "gc": "Remove stored files that no version needs.",
     "keys": "Create, list and revoke API keys.",
     "config": "Show each setting, its value and where it came from.",
 }
 """Command → its line in `lagar --help`, which must not cost the command's imports."""
+MODULES: Final = {
+    "versions": "models", "show": "models", "diff": "models", "promote": "traffic", "rollback": "traffic",
+    "history": "traffic", "alias": "upkeep", "retire": "upkeep", "gc": "upkeep",
+}  # fmt: skip
+"""Command → its module, where that has another name."""
+
+
+_PASSING: Final = (CatalogAway, DeadlineExceeded, NotReady, Overloaded, StoreAway, Unreachable)
+_SHARED: Final = {f"lagar.cli.{module}" for module in MODULES.values()}
 
 
 class Commands(typer.core.TyperGroup):
@@ -41,7 +71,10 @@ class Commands(typer.core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        command = typer.main.get_command(importlib.import_module(f"lagar.cli.{cmd_name}").app)
+        module = importlib.import_module(f"lagar.cli.{MODULES.get(cmd_name, cmd_name)}")
+        command: Any = typer.main.get_command(module.app)
+        if module.__name__ in _SHARED:
+            command = command.commands[cmd_name]
         command.name = cmd_name
         return command
 
@@ -79,7 +112,10 @@ def run() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code: 0, 1 for a failure, 2 for wrong usage or settings, 130 for Ctrl-C."""
+    """Run one command line; the exit code: 0, 1 for a failure, 2 for wrong usage or settings, 130 for Ctrl-C.
+
+    3 says that the same command may succeed later: something is away, busy, or took too long.
+    """
     try:
         result = typer.main.get_command(app)(args=list(arguments), prog_name="lagar", standalone_mode=False)
         sys.stdout.flush()
@@ -100,9 +136,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for wrong usage and settings, 1 for everything else."""
+    """2 for wrong usage and settings, 3 for what may pass by itself, 1 for everything else."""
     if isinstance(error, SettingsError):
         return 2
+    if isinstance(error, _PASSING):
+        return 3
     code = getattr(error, "exit_code", 1)  # typer's own errors carry theirs
     return code if isinstance(code, int) else 1
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lagar.control.assets import Assets
 from lagar.control.metrics import exposition
+from lagar.control.models import add_verbs
 from lagar.control.openapi import openapi
 from lagar.control.pages import Pages
 from lagar.control.state import ControlState
@@ -66,6 +67,7 @@ def create_app(state: ControlState) -> FastAPI:
     _add_pages(app, state, pages)
     _add_facts(app, state)
     _add_assets(app, assets)
+    add_verbs(app, state)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Envelope, state=state)
     return app

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import lagar
 from lagar.control import schemas
 from lagar.control.facts import TASK_WORDS
+from lagar.control.openapi_verbs import verb_paths, verb_schemas
 from lagar.control.schemas import ARROW, CSV, JSON, NDJSON, PARQUET, Schema
 from lagar.control.state import ControlState
 from lagar.registry.model import ModelInfo
@@ -31,6 +32,10 @@ ERRORS: dict[int, tuple[str, str]] = {
 }
 _LOOK_ERRORS = (401, 403, 404, 405, 431, 503)
 _PREDICT_ERRORS = tuple(ERRORS)
+VERB_ERRORS: dict[int, tuple[str, str]] = {
+    409: ("version_exists", "The label is taken by another content, or another change of traffic is being prepared."),
+    422: ("refused", "Intake refused what was pushed; `step` says where, and nothing of it is kept."),
+}
 _RETRY = {429, 503}
 
 Operation = dict[str, Any]
@@ -57,6 +62,8 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
                 versions = f"/models/{quote(name, safe='')}/versions"
                 paths[versions] = {"get": _about(info, versions)}
     paths.update(_server_paths())
+    paths.update(verb_paths(state))
+    components["schemas"].update(verb_schemas())
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -105,6 +112,7 @@ def _tags(state: ControlState) -> list[dict[str, str]]:
         tags.append(
             {"name": name, "description": f"{TASK_WORDS[live.signature.task]}, {live.kind}; versions: {versions}"}
         )
+    tags.append({"name": "versions", "description": "What is stored, and what is live"})
     return [*tags, {"name": "server", "description": "Health, metadata, metrics"}]
 
 
@@ -129,7 +137,7 @@ def _components(state: ControlState) -> dict[str, Any]:
             "V2Request": _v2_request_schema(),
             "V2Response": _v2_response_schema(),
         },
-        "responses": {str(status): _error_answer(status) for status in ERRORS}
+        "responses": {str(status): _error_answer(status) for status in (*ERRORS, *VERB_ERRORS)}
         | {f"V2-{status}": _v2_error_answer(status) for status in ERRORS},
         "headers": {
             "RequestId": {"description": "As sent by the caller, else made here.", "schema": {"type": "string"}},
@@ -162,7 +170,7 @@ def _headers(status: int) -> dict[str, Any]:
 
 
 def _error_answer(status: int) -> dict[str, Any]:
-    code, description = ERRORS[status]
+    code, description = (ERRORS | VERB_ERRORS)[status]
     where = {"field": "alcohol", "row": 0} if status == 400 else {"field": None, "row": None}
     example = {"error": {"code": code, "message": "…", **where, "request_id": "7f3c…"}}
     content = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}, "example": example}}

@@ -70,9 +70,26 @@ ROUTES: Final[tuple[tuple[frozenset[str], str, Scope | None], ...]] = (
     (_LOOK, "/models/{}/versions", "read"),
     (_LOOK, "/models/{}/versions/{}", "read"),
     (_LOOK, "/models/{}/versions/{}/example", "read"),
+    (_LOOK, "/api/models", "read"),
+    (_LOOK, "/api/models/{}", "read"),
+    (_LOOK, "/api/models/{}/versions", "read"),
+    (_LOOK, "/api/models/{}/versions/{}", "read"),
+    (_LOOK, "/api/models/{}/traffic", "read"),
+    (_LOOK, "/api/models/{}/aliases", "read"),
+    (_LOOK, "/api/models/{}/history", "read"),
+    (_LOOK, "/api/models/{}/diff", "read"),
+    (_LOOK, "/api/generations/{}", "read"),
     (_LOOK, "/v2", "read"),
     (_LOOK, "/v2/models/{}", "read"),
     (_LOOK, "/v2/models/{}/versions/{}", "read"),
+    # changes of what is stored and of what is live
+    (_POST, "/api/models/{}/versions", "admin"),
+    (frozenset({"POST", "DELETE"}), "/api/models/{}/versions/{}/retire", "admin"),
+    (_POST, "/api/models/{}/promote", "admin"),
+    (_POST, "/api/models/{}/rollback", "admin"),
+    (frozenset({"PUT"}), "/api/models/{}/traffic", "admin"),
+    (frozenset({"PUT", "DELETE"}), "/api/models/{}/aliases/{}", "admin"),
+    (_POST, "/api/gc", "admin"),
 )
 
 
@@ -100,10 +117,20 @@ def scope_for(method: str, path: str) -> Scope | None:
     clean = plain_path(path)
     if clean is None:
         return "admin"
+    return _listed(method, clean, default="admin")
+
+
+def is_change(method: str, path: str) -> bool:
+    """Whether a request changes what is stored or live: a listed one that needs "admin"."""
+    clean = plain_path(path)
+    return clean is not None and _listed(method, clean, default=None) == "admin"
+
+
+def _listed(method: str, clean: str, *, default: Scope | None) -> Scope | None:
     for methods, pattern, scope in _TABLE:
         if pattern.fullmatch(clean) and ("*" in methods or method in methods):
             return scope
-    return "admin"
+    return default
 
 
 def plain_path(path: str) -> str | None:
@@ -172,8 +199,8 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def check(self, presented: str | None, scope: str) -> None:
-        """Return when the presented key is valid and has the scope.
+    def check(self, presented: str | None, scope: str) -> str:
+        """The id of the presented key, when it is valid and has the scope.
 
         Raises Unauthorized (401) when it is missing, malformed, unknown, revoked or expired, and Forbidden (403),
         which names the scope needed, when it is valid and lacks it. `admin` has every scope.
@@ -194,6 +221,7 @@ class KeyTable:
             raise Forbidden(
                 f"this needs an API key with scope '{scope}'; key '{key_id}' has {', '.join(row.scopes) or 'none'}"
             )
+        return row.id
 
 
 _NOBODY: Final = KeyRow(id="", digest="0" * 64, scopes=())
@@ -203,7 +231,9 @@ class Gate:
     """What a worker asks before it answers: is authentication on, which scope, does the key have it.
 
     It is on wherever keys exist (revoked ones too: the last revocation must not open a server), and on every address
-    that is not loopback; it is off on loopback without keys, and with `no_auth`.
+    that is not loopback; it is off on loopback without keys, and with `no_auth`. Changes of what is stored or live want
+    a key on loopback too: every page in a browser and every user of the machine can send a request there, and a pushed
+    version may bring code of its own.
     """
 
     def __init__(
@@ -219,13 +249,30 @@ class Gate:
         self._keys = KeyTable(rows, clock=self._clock)
         self.on = not self._off and (len(self._keys) > 0 or not self._loopback)
 
-    def check(self, method: str, path: str, headers: Headers) -> None:
-        """Return when the request may go on, else raise Unauthorized or Forbidden; arguments as for `scope_for`."""
+    def check(self, method: str, path: str, headers: Headers) -> str | None:
+        """The id of the key with which a request may go on, None where it needs none; arguments as for `scope_for`.
+
+        Raises Unauthorized or Forbidden.
+        """
         if not self.on:
-            return
+            if is_change(method, path):
+                self._check_change(headers)
+            return None
         scope = scope_for(method, path)
-        if scope is not None:
-            self._keys.check(presented_key(headers, basic=method in _LOOK), scope)
+        return None if scope is None else self._keys.check(presented_key(headers, basic=method in _LOOK), scope)
+
+    def _check_change(self, headers: Headers) -> None:
+        """A change where predictions need no key: with `no_auth`, and from no page of another site."""
+        if not self._off:
+            raise Unauthorized(
+                "changes over HTTP need an API key, even where nothing else does: create one with `lagar keys "
+                "create --name NAME --scope admin`, or on the server's machine run the command without --to"
+            )
+        told = {name.lower(): value for name, value in headers}
+        origin, host = told.get(b"origin"), told.get(b"host", b"")
+        site = told.get(b"sec-fetch-site", b"same-origin")
+        if site not in (b"same-origin", b"none") or (origin is not None and origin.partition(b"://")[2] != host):
+            raise Forbidden("this change was asked for by a page of another site: use a command, or an API key")
 
     def check_prediction(self, headers: Headers) -> None:
         """The same for the POST of a prediction path, which the fast lane knows already."""

@@ -1,0 +1,135 @@
+"""`lagar push`: a model file or folder becomes a version."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lagar import settings
+from lagar.cli.output import say, write_json
+from lagar.cli.place import Json, Key, To, place
+from lagar.cli.screen import cut, summary, write_lines
+from lagar.errors import SettingsError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+STEPS = ("scan", "load", "signature", "prove", "lock", "profile", "commit")
+
+
+@app.command()
+def push(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model file, a folder or an archive of one.")],
+    version: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Any label, such as v1.2.0; default: the next number.")
+    ] = None,
+    example: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rows it must answer: names, types, ranges, golden rows.")
+    ] = None,
+    training_data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What it was trained on: the reference for monitoring.")
+    ] = None,
+    code: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="A .py file or folder that it needs; may be repeated.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NUMBER", help="How good it is; may be repeated.")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(metavar="NAME", help="Let this alias stand for it.")] = None,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What is to be remembered of it.")] = "",
+    requirements: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="requirements.txt, Pipfile, pyproject.toml, conda.yaml or python_env.yaml."),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open pickles that name code outside the allow-list.")] = False,
+    to: To = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Check a model and keep it as a version that never changes.
+
+    \b
+    lagar push churn model.joblib --example customers.csv
+    lagar push churn model.joblib --version v1.2.0 --metric auc=0.91 --to https://models.example.com
+
+    A push moves no traffic: `lagar promote` does. Of a refused one nothing is kept but a line of the audit.
+    """
+    metrics = dict(metric_of(text) for text in metric or ())
+    with place(to, key) as verbs, Steps(f"{name} from {path.name}", quiet=as_json) as steps:
+        report = verbs.push(
+            name,
+            path,
+            version=version,
+            example=example,
+            training_data=training_data,
+            code=code or (),
+            metrics=metrics,
+            alias=alias,
+            note=note,
+            requirements=requirements,
+            trust=trust,
+            on_step=steps.heard,
+        )
+    if as_json:
+        write_json(report)
+        return
+    write_lines(summary(report))
+    if not report.card.traffic:
+        say(f"{name}@{report.card.version} has no traffic yet: `lagar promote {name} {report.card.version}`")
+
+
+def metric_of(text: str) -> tuple[str, float]:
+    """The name and the number of "accuracy=0.98"."""
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not name.strip() or not math.isfinite(number):
+        raise SettingsError(f"--metric must be NAME=NUMBER, like accuracy=0.98, got {text!r}")
+    return name.strip(), number
+
+
+class Steps:
+    """The steps of a push on stderr: as they are done, and on a terminal the one that runs."""
+
+    def __init__(self, what: str, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and not settings.no_colour() and not quiet
+        self._what = what
+        self._began = time.monotonic()
+
+    def heard(self, step: str, words: str) -> None:
+        """A step begins (no words), or is done, and `words` say what it found."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+        if words:
+            line = f"{step:<11}{words}"
+            took = f" {now - self._began:5.1f} s"
+            sys.stderr.write(f"lagar: {cut(line, 84):<84}{took}\n" if self._live else f"lagar: {line}\n")
+        else:
+            self._began = now
+            if self._live:
+                sys.stderr.write(f"lagar: {step:<11}…  ({self._place(step)})")
+        sys.stderr.flush()
+
+    def _place(self, step: str) -> str:
+        return f"step {STEPS.index(step) + 1} of {len(STEPS)}" if step in STEPS else "another step"
+
+    def __enter__(self) -> Steps:
+        if self._live:
+            sys.stderr.write(f"lagar: {self._what}\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
