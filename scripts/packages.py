@@ -10,7 +10,13 @@ import os
 import shutil
 import subprocess
 
-PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver", "wrk": "wrk", "curl": "curl"}
+PACKAGES = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "wrk": "wrk",
+    "curl": "curl",
+    "pg_lsclusters": "postgresql",  # whose own programs are kept off the path
+}
 """Program → the package that has it."""
 
 

@@ -9,8 +9,15 @@ import pytest
 
 from lagar.registry.releases import Releases
 from support.postgres import PostgresServer
-from support.registry import Place
+from support.registry import Place, end_started
 from support.s3 import VARIABLES, S3Server
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """No process outlives its test."""
+    yield
+    end_started()
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +60,7 @@ def place(tmp_path: Path, catalog_url: str | None) -> Place:
     return Place(tmp_path / "home", catalog_url, f"file://{tmp_path}/store" if catalog_url else None)
 
 
-@pytest.fixture(params=["sqlite-folder", "sqlite-s3", "postgres-folder", "postgres-s3"])
-def any_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """A registry on each catalog with each store."""
+def _place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     kind, files = request.param.split("-")
     store, endpoint = f"file://{tmp_path}/store", None
     if files == "s3":
@@ -65,6 +70,18 @@ def any_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
             monkeypatch.setenv(name, value)
     for url in _catalog(request, kind):
         yield Place(tmp_path / "home", url, store, endpoint)
+
+
+@pytest.fixture(params=["sqlite-folder", "sqlite-s3", "postgres-folder", "postgres-s3"])
+def any_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A registry on each catalog with each store."""
+    yield from _place(request, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=["sqlite-folder", "postgres-s3"])
+def each_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A registry on each catalog and each store, once; for tests that take their time."""
+    yield from _place(request, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from lagar.registry.home import open_home
 from lagar.registry.manifest import FileEntry, Form
 from lagar.registry.releases import Releases
 from lagar.registry.store import open_store
-from support.registry import ANA, LONG_AGO, Place, manifest_of, push
+from support.registry import ANA, LONG_AGO, Place, manifest_of, push, together
 from support.s3 import S3Server
 
 FILES = {"model.onnx": b"weights", "handlers.py": b"def preprocess(r): return r", "lib/features.py": b"X = 1"}
@@ -162,20 +162,11 @@ def test_a_second_form_is_laid_out_with_the_code_of_the_version(any_place: Place
             releases.lay_out(version.manifest, "slow")
 
 
-def test_processes_that_lay_out_at_once_are_given_one_folder(any_place: Place, tmp_path: Path) -> None:
-    with any_place.open() as releases:
+def test_processes_that_lay_out_at_once_are_given_one_folder(each_place: Place, tmp_path: Path) -> None:
+    with each_place.open() as releases:
         push(releases, tmp_path, FILES)
         script = "sys.stdin.read()\nprint(releases.source(releases.get('wine', '1')).path)\n"
-        processes = [any_place.start(script) for _ in range(4)]
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.stdin = None
-        paths = set()
-        for process in processes:
-            out, problems = process.communicate(timeout=60)
-            assert process.returncode == 0, problems
-            paths.add(out.strip())
+        paths = set(together(each_place.start(script, count=4)))
         assert paths == {str(releases.lay_out(releases.get("wine", "1").manifest) / "model.onnx")}
 
 

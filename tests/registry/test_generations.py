@@ -8,7 +8,7 @@ import pytest
 
 from lagar.errors import NotFound
 from lagar.registry.releases import Releases, Split
-from support.registry import ANA, RUI, Place, push
+from support.registry import ANA, RUI, Place, push, together
 
 A, B = "http://a:8080", "http://b:8080"
 
@@ -201,23 +201,17 @@ def test_only_what_others_must_look_at_counts_as_a_change(two: Releases, place: 
 
 def test_many_servers_decide_once(two: Releases, place: Place) -> None:
     """Each reports and tries to commit, all at the same time: there is one line of traffic."""
-    names = ["a", "b", "c", "d", "e", "f"]
-    script = "import threading; sys.stdin.read()\nreleases.report(2, args[0], True); print(releases.try_commit(2))\n"
-    processes = [place.start(script, name) for name in names]
+    script = (
+        "releases.lease('abcdef'[number], f'http://{number}', 1, True); print('leased', flush=True); sys.stdin.read()\n"
+        "releases.report(2, 'abcdef'[number], True); print(releases.try_commit(2))\n"
+    )
+    servers = place.start(script, count=6)
+    assert servers.stdout is not None
+    assert [servers.stdout.readline() for _ in range(6)] == ["leased\n"] * 6
     with place.open() as real:  # the processes go by the real time
-        for name in names:
-            real.lease(name, f"http://{name}", 1, True)
         n = real.propose("wine", {"2": 100}, ANA)
         assert n == 2
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.stdin = None
-        said = []
-        for process in processes:
-            out, problems = process.communicate(timeout=60)
-            assert process.returncode == 0, problems
-            said.append(out.strip())
+        said = together(servers)
         assert "True" in said
         assert real.generation(n).state == "committed"
         assert len(real.history("wine")) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from lagar.errors import InvalidVersion, NotFound, PromoteRefused
 from lagar.registry.releases import Releases, Split
-from support.registry import ANA, RUI, Place, push
+from support.registry import ANA, RUI, Place, push, together
 
 
 @pytest.fixture
@@ -168,15 +168,11 @@ def test_many_promotes_from_many_processes_are_one_history(place: Place, tmp_pat
     with place.open() as releases:
         for number in range(4):
             push(releases, tmp_path, bytes([number]))
-        script = "sys.stdin.read()\nfor _ in range(5): releases.propose('wine', {args[0]: 100}, Who(args[0], 'h'))\n"
-        promoters = [place.start(script, number) for number in (1, 2, 3, 4)]
-        for promoter in promoters:
-            assert promoter.stdin is not None
-            promoter.stdin.close()
-            promoter.stdin = None
-        for promoter in promoters:
-            _, problems = promoter.communicate(timeout=60)
-            assert promoter.returncode == 0, problems
+        script = (
+            "name = str(number + 1); sys.stdin.read()\n"
+            "for _ in range(5): releases.propose('wine', {name: 100}, Who(name, 'h'))\n"
+        )
+        together(place.start(script, count=4))
         lines = releases.history("wine")
         assert [line.generation for line in lines] == list(range(1, len(lines) + 1))
         assert [line.before for line in lines] == [None, *(line.id for line in lines[:-1])]

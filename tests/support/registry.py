@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -20,6 +23,17 @@ ANA = Who("ana", "laptop")
 RUI = Who("rui", "ci-7")
 LONG_AGO = -60.0
 """As the age for gc: everything counts as old, also where times are whole seconds."""
+
+
+STARTED: list[subprocess.Popen[str]] = []
+"""Processes of this test; they end with it."""
+
+
+def end_started() -> None:
+    """Kill what is still running, as after a test that has failed."""
+    while STARTED:
+        with STARTED.pop() as process, contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class Clock:
@@ -56,25 +70,70 @@ class Place:
         """The same catalog and store as another machine sees them; an SQLite file is on one machine only."""
         return replace(self, home=home) if self.catalog else self
 
-    def start(self, script: str, *args: object) -> subprocess.Popen[str]:
-        """A process that runs the script with `releases` open and `args`."""
+    def start(self, script: str, *args: object, count: int = 1) -> subprocess.Popen[str]:
+        """A process that runs the script with `releases` open and `args`, or `count` of them at once.
+
+        They are forked from one that has imported everything, and each opens the registry itself; `number` tells them
+        apart. The one fails when any of them does.
+        """
         said = json.dumps([str(self.home), self.catalog, self.store, self.endpoint])
-        head = (
-            "import json, os, signal, sys; from pathlib import Path\n"
-            "from lagar.registry.releases import open_releases\n"
-            "from support.registry import *\n"
-            "home, catalog, store, endpoint = json.loads(sys.argv[1]); args = sys.argv[2:]\n"
-            "releases = open_releases(Path(home), catalog=catalog, store=store, endpoint=endpoint)\n"
-        )
         tests = Path(__file__).resolve().parent.parent
-        return subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", head + script, said, *map(str, args)],
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _HEAD, said, str(count), script, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=tests,
+            start_new_session=True,
         )
+        STARTED.append(process)
+        return process
+
+
+_HEAD = """
+import json, os, signal, sys
+from pathlib import Path
+import lagar.registry.postgres, lagar.registry.s3, lagar.registry.sqlite, alembic.command, psycopg
+from lagar.registry.releases import open_releases
+from support.registry import *
+
+home, catalog, store, endpoint = json.loads(sys.argv[1])
+count, script, args = int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+
+def print(word, flush=True):
+    os.write(1, f"{word}\\n".encode())  # in one piece: others write there too
+
+def run(number):
+    with open_releases(Path(home), catalog=catalog, store=store, endpoint=endpoint) as releases:
+        exec(script, {**globals(), "releases": releases, "number": number})
+
+children = []
+for number in range(count) if count > 1 else ():
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run(number)
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    children.append(child)
+if count == 1:
+    run(0)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+def together(process: subprocess.Popen[str]) -> list[str]:
+    """End the input that they wait for, so that all begin at once; the words that they print."""
+    out, problems = process.communicate("", timeout=120)
+    assert process.returncode == 0, problems
+    return out.split()
 
 
 def manifest_of(files: dict[str, bytes], model: str = "wine", version: str = "", **more: Any) -> Manifest:

@@ -6,7 +6,7 @@ the row and looked for once more in the transaction that writes the row, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -38,7 +38,7 @@ __all__ = [
 """The registry and what it answers with; who uses it needs no other module of this package."""
 
 Clock = Callable[[Connection], float]
-_ATTEMPTS = 20
+_ATTEMPTS = 5
 
 
 class Releases:
@@ -73,18 +73,24 @@ class Releases:
         missing = [path for path in needed.values() if path not in files]
         if missing:
             raise InvalidVersion(f"the manifest of {manifest.model} names files that are not there: {missing[:10]}")
-        lost: list[str] = list(needed)
-        for _ in range(_ATTEMPTS):
-            for sha256 in lost:
-                self.store.put(files[needed[sha256]], sha256)
+        lost = list(needed)
+        for attempt in range(_ATTEMPTS):
+            self._store(lost, needed, files)
             try:
                 with self.catalog.write() as connection:
                     lost = [sha256 for sha256 in needed if self.store.find(sha256) is None]
+                    if lost and attempt:  # collected twice; not a third time, since a gc waits for us now
+                        self._store(lost, needed, files)
+                        lost = []
                     if not lost:
                         return self._insert(connection, manifest, who, alias)
             except exc.IntegrityError:
                 continue  # someone else got the label: look again whose it is
         raise InvalidVersion(f"{manifest.model} could not be committed in {_ATTEMPTS} attempts: try again")
+
+    def _store(self, hashes: Iterable[str], paths: Mapping[str, str], files: Mapping[str, Path]) -> None:
+        for sha256 in hashes:
+            self.store.put(files[paths[sha256]], sha256)
 
     def _insert(self, connection: Connection, manifest: Manifest, who: Who, alias: str | None) -> Version:
         model, label = manifest.model, manifest.version or records.next_number(connection, manifest.model)

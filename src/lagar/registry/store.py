@@ -23,6 +23,8 @@ from lagar.errors import ChangedArtifact, SettingsError
 from lagar.registry.home import Home, explained
 
 CHUNK: Final = 1 << 20
+_WRITTEN_S: Final = 3600.0
+"""A half-written file that was written to within this time may be a push that is still at it."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -160,7 +162,7 @@ class FolderStore:
                 os.close(descriptor)
 
     def sweep(self, older_than_s: float) -> None:
-        until = self.now() - older_than_s
+        until = self.now() - max(older_than_s, _WRITTEN_S)
         for file in (self.root / "tmp").iterdir():
             with contextlib.suppress(OSError):
                 if file.stat().st_mtime < until:
