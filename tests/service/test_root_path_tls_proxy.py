@@ -92,6 +92,8 @@ def test_the_api_document_names_the_prefix_and_all_its_paths_work_below_it(clien
     document = client.get(f"{ROOT}/openapi.json").json()
     assert document["servers"] == [{"url": ROOT}]
     for path, methods in document["paths"].items():
+        if "{" in path or path.startswith("/api/"):
+            continue  # the registry of pushed models: tested where models are pushed
         if "get" in methods:
             assert client.get(ROOT + path).status_code == 200, path
             continue
