@@ -450,3 +450,38 @@ def test_two_models_share_a_turn(run: Any) -> None:
         assert (len(first.calls), len(second.calls)) == (1, 1)
 
     run(test)
+
+
+class Centred(Doubler):
+    """Answers each row less the mean of all: what a caller gets depends on its neighbours."""
+
+    def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+        assert rows.matrix is not None
+        self.calls.append((rows.matrix[:, 0].tolist(), outputs))
+        return dict.fromkeys(outputs, rows.matrix[:, 0] - rows.matrix[:, 0].mean())
+
+
+def test_requests_to_a_model_that_mixes_rows_are_not_joined(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        model = Centred()
+        deployment = bench.deploy(model)
+        deployment.warm_up(Rows(1, matrix=np.array([[3.0]])))
+        model.calls.clear()
+        sent = [bench.send(deployment, 1), bench.send(deployment, 5), bench.send(deployment, 9)]
+        assert [values_of(await answer(one)) for one in sent] == [[0], [0], [0]]
+        assert [values for values, _ in model.calls] == [[1], [5], [9]]
+
+    run(test)
+
+
+def test_requests_to_a_model_that_keeps_rows_apart_are_joined_after_its_trial(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        model = Doubler()
+        deployment = bench.deploy(model)
+        deployment.warm_up(Rows(1, matrix=np.array([[3.0]])))
+        model.calls.clear()
+        for sent in [bench.send(deployment, 1), bench.send(deployment, 5)]:
+            await answer(sent)
+        assert [values for values, _ in model.calls] == [[1, 5]]
+
+    run(test)

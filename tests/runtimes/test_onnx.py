@@ -166,3 +166,16 @@ def test_a_damaged_graph_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08\x12\x04nope" * 9)
     with pytest.raises(LoadFailed, match=r"broken\.onnx: ONNX Runtime .* does not read it"):
         load(tmp_path / "broken.onnx")
+
+
+def test_a_text_that_the_graphs_encoder_does_not_know_is_the_callers_mistake(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"city": ["Évora", "Porto"] * 10, "age": np.arange(20.0)})
+    pipe = make_pipeline(
+        ColumnTransformer([("c", OneHotEncoder(), ["city"])], remainder="passthrough"), LogisticRegression()
+    ).fit(frame, [0, 1] * 10)
+    types = [("city", StringTensorType([None, 1])), ("age", FloatTensorType([None, 1]))]
+    (tmp_path / "city.onnx").write_bytes(convert_sklearn(pipe, initial_types=types).SerializeToString())
+    pd.DataFrame({"city": ["Porto"], "age": [3.0]}).to_csv(tmp_path / "rows.csv", index=False)
+    loaded = load(tmp_path / "city.onnx", example=tmp_path / "rows.csv")
+    with pytest.raises(InvalidInput, match="none of the categories"):
+        answers(loaded, pd.DataFrame({"city": ["ZZ"], "age": [3.0]}))

@@ -167,7 +167,8 @@ class Batcher:
                 waiting.popleft()
                 self._expire(call)
                 continue
-            if taken and (rows + call.n > max_rows or call.outputs != taken[0].outputs):
+            full = rows + call.n > max_rows or not deployment.joinable
+            if taken and (full or call.outputs != taken[0].outputs):
                 break
             waiting.popleft()
             _unqueue(call)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from lagar.engine.cost import Cost
 from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, longest_pause
 from lagar.metrics import Registry
 from lagar.registry.model import LoadedModel, ModelInfo, without_folders
 from lagar.registry.signature import Signature
-from lagar.types import Handlers, Outputs, Predictor, Rows
+from lagar.types import Array, Handlers, Outputs, Predictor, Rows
 
 if TYPE_CHECKING:
     from lagar.engine.batcher import Call
@@ -47,6 +48,8 @@ class Deployment:
         self.threaded = source.kind in _ALWAYS_THREADED or model.handlers is not None
         """True: never inline, whatever it costs."""
         self.hosted: HostedPredictor | None = None
+        self.joinable = True
+        """False: each request gets a call of its own."""
         self.cost = Cost()
         self.max_queue_rows = max_queue_rows
         self.waiting: deque[Call] = deque()
@@ -94,7 +97,16 @@ class Deployment:
         """
         outputs = self.native_outputs
         row = example.slice(0, 1)
+        started = time.perf_counter()
         self.predictor.predict(row, outputs)
+        slow = time.perf_counter() - started > WARM_UP_S / 8
+        self.joinable = slow or self._keeps_rows_apart(row)
+        if not self.joinable:
+            log.warning(
+                "%s@%s: a row's answer depends on the rows beside it, so requests are not joined into one call",
+                self.name,
+                self.version,
+            )
         began = time.perf_counter()
         sizes: list[Rows] = []
         for size, more in ((1, 2), (2, 16), (32, 8), (256, 1)):
@@ -108,6 +120,23 @@ class Deployment:
                 if time.perf_counter() - began > WARM_UP_S:
                     return
                 self._timed(rows, outputs)
+
+    def _keeps_rows_apart(self, row: Rows) -> bool:
+        """Whether a row's answer stays the same when other rows stand beside it, as far as a trial shows.
+
+        One that centres on the mean of its input answers each caller by its neighbours' rows: its requests must not
+        share a call. Models over columns are not tried: made-up texts would be refused.
+        """
+        if row.matrix is None:
+            return True
+        values = row.matrix
+        others = Rows(2, matrix=np.concatenate([values, values * 1.7 + 1.0]))
+        try:
+            alone = self.predictor.predict(row, self.native_outputs)
+            beside = self.predictor.predict(others, self.native_outputs)
+        except Exception:
+            return True  # the model refuses the made-up neighbour: what it answers cannot be told this way
+        return all(_alike(alone[name], beside[name][:1]) for name in alone)
 
     def _timed(self, rows: Rows, outputs: tuple[str, ...]) -> float:
         started = time.perf_counter()
@@ -201,3 +230,12 @@ class ModelThread:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+def _alike(alone: Array, beside: Array) -> bool:
+    """Equal but for the jitter between one row and many: labels exactly, numbers to 1e-5."""
+    if alone.shape != beside.shape:
+        return False
+    if alone.dtype.kind in "fc":
+        return bool(np.allclose(alone, beside, rtol=1e-5, atol=1e-8, equal_nan=True))
+    return bool(np.array_equal(alone, beside))

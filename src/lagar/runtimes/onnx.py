@@ -187,13 +187,24 @@ class OnnxHead(Head):
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         asked = [self._graph[name] for name in names]
         if isinstance(x, list):  # a graph that takes one row at a time
-            parts = [self._answers(self._session.run(asked, feed)) for feed in x]
+            parts = [self._answers(self._run(asked, feed)) for feed in x]
             values = [np.concatenate(column) for column in zip(*parts, strict=True)]
         else:
-            values = self._answers(self._session.run(asked, x))
+            values = self._answers(self._run(asked, x))
         return {
             name: one_per_row(value) if name == "predict" else value for name, value in zip(names, values, strict=True)
         }
+
+    def _run(self, asked: list[str], feed: Any) -> list[Any]:
+        try:
+            result: list[Any] = self._session.run(asked, feed)
+        except Exception as error:
+            if "unknown category" in str(error).lower():
+                raise InvalidInput(
+                    "a text is none of the categories that the model's encoder knows; send one that it was fitted on"
+                ) from None
+            raise
+        return result
 
     def _answers(self, raw: list[Any]) -> list[Array]:
         return [plain(self._of_maps(value) if isinstance(value, list) else value) for value in raw]
