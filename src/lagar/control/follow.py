@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from lagar.errors import LagarError
 from lagar.logs import Log
 from lagar.registry.generations import Generation
+from lagar.registry.leases import LEASE_S
 from lagar.registry.model import ModelSource
 from lagar.registry.releases import Releases
-from lagar.server.channel import Commit, Message, Prepare, Prepared
+from lagar.server.channel import Abandon, Commit, Message, Prepare, Prepared
+from lagar.server.process import SILENT_S
 
 LEASE_INTERVAL_S = 1.0
-LEASE_S = 10.0
 
 _AWAY = "the catalog has been out of reach for"
 
@@ -33,30 +34,37 @@ class Follower:
 
     def __init__(
         self, releases: Releases, tell: Callable[[Message], None], lapsed: Callable[[str], None], log: Log,
-        *, server_id: str, url: str,
+        *, server_id: str, url: str, serving: int = -1, count: Callable[[str], None] = lambda _result: None,
     ) -> None:  # fmt: skip
         self._releases = releases
         self._tell = tell
         self._lapsed = lapsed
         """Called with the reason while the catalog is out of reach for longer than a lease, with "" when it is back."""
         self._log = log
+        self._count = count
+        """Called with "switched", "failed" or "abandoned" when a preparation has come to its end."""
         self._id = server_id
         self._url = url
-        self._serving = -1
+        self._serving = serving
         """The generation that the workers answer with."""
         self._prepared = -1
         self._reported = -1
+        self._waiting = -1
         self._answer: asyncio.Future[Prepared] | None = None
-        self._leased_at = time.monotonic()
+        self._leased_at = self._supervised_at = time.monotonic()
         self._refused = False
         """True while the committed generation cannot be served here; it is tried again each second."""
         self.ready = False
         self.reason = "starting"
 
     def heard(self, outcome: Prepared) -> None:
-        """The supervisor says how a preparation ended."""
-        if self._answer is not None and not self._answer.done():
+        """The supervisor says how a preparation ended; one that a dead control process began is not ours."""
+        if self._answer is not None and not self._answer.done() and outcome.generation == self._waiting:
             self._answer.set_result(outcome)
+
+    def supervised(self) -> None:
+        """The supervisor lives. Without it this server can load nothing, and no promote has to wait for it."""
+        self._supervised_at = time.monotonic()
 
     async def run(self) -> None:
         """Follow until cancelled; the lease is given back at the end, so that no promote waits for this server."""
@@ -66,18 +74,26 @@ class Follower:
                     await self._look()
                     self._is_back()
                 except LagarError as error:
-                    self._is_away(error)
+                    self._is_away(error.message)
+                except Exception as error:  # whatever it is, the next look may find the catalog well again
+                    self._is_away(f"{type(error).__name__}: {error}", exc_info=error)
                 await self._wait()
         finally:
-            with contextlib.suppress(LagarError):
+            with contextlib.suppress(Exception):
                 self._releases.release(self._id)
 
     async def _look(self) -> None:
+        if time.monotonic() - self._leased_at > LEASE_S and not self.reason.startswith(_AWAY):
+            self._is_unready("this server stood still, and looks whether its versions are still the right ones")
         await self._lease()
         current = await self._ask(self._releases.current)
         if current.n != self._serving:
             await self._take(current)
         proposed = await self._ask(self._releases.pending)
+        if self._prepared > self._serving and (proposed is None or proposed.n != self._prepared):
+            self._tell(Abandon(self._prepared))  # another server could not load it
+            self._prepared = self._serving
+            self._count("abandoned")
         if proposed is not None and proposed.n > max(self._reported, self._serving):
             await self._prepare_proposed(proposed)
         elif proposed is not None and await self._ask(self._releases.try_commit, proposed.n):
@@ -87,6 +103,8 @@ class Follower:
         outcome = await self._prepare(proposed)
         await self._ask(self._releases.report, proposed.n, self._id, outcome.ok, outcome.reason)
         self._reported = proposed.n
+        if not outcome.ok:
+            self._count("failed")
         if outcome.ok and await self._ask(self._releases.try_commit, proposed.n):
             await self._take(await self._ask(self._releases.current))
 
@@ -97,19 +115,23 @@ class Follower:
             if not outcome.ok:
                 if not self._refused:
                     self._log.error("the committed versions cannot be served here", reason=outcome.reason)
+                    self._count("failed")
                 self._refused = True
-                self.ready, self.reason = False, outcome.reason
-                self._lapsed(outcome.reason)
+                self._is_unready(outcome.reason)
                 return
         self._refused = False
+        if self._serving >= 0:
+            self._count("switched")
         self._tell(Commit(current.n))
         self._serving = self._prepared = current.n
+        await self._lease()  # from the first one on, a promote waits for this server
 
     async def _prepare(self, generation: Generation) -> Prepared:
         try:
             wanted = await self._ask(self._wanted, generation)
         except LagarError as error:
             return Prepared(generation.n, ok=False, reason=error.message)
+        self._waiting = generation.n
         self._answer = asyncio.get_running_loop().create_future()
         self._tell(wanted)
         keeping = asyncio.create_task(self._keep_lease())
@@ -146,9 +168,11 @@ class Follower:
             try:
                 await self._lease()
             except LagarError as error:
-                self._is_away(error)
+                self._is_away(error.message)
 
     async def _lease(self) -> None:
+        if time.monotonic() - self._supervised_at > SILENT_S:
+            return
         await self._ask(
             self._releases.lease,
             self._id,
@@ -166,20 +190,23 @@ class Follower:
             self.ready, self.reason = True, ""
             self._lapsed("")
 
-    def _is_away(self, error: LagarError) -> None:
+    def _is_unready(self, reason: str) -> None:
+        self.ready, self.reason = False, reason
+        self._lapsed(reason)
+
+    def _is_away(self, why: str, **facts: Any) -> None:
         away_s = time.monotonic() - self._leased_at
         if not self.reason.startswith(_AWAY):
-            self._log.error("the catalog is out of reach; the versions in use go on", error=error.message)
-        self.reason = f"{_AWAY} {away_s:.0f} s: {error.message}"
+            self._log.error("the catalog is out of reach; the versions in use go on", error=why, **facts)
+        self.reason = f"{_AWAY} {away_s:.0f} s: {why}"
         if away_s > LEASE_S:
-            self.ready = False
-            self._lapsed(self.reason)
+            self._is_unready(self.reason)
 
     async def _wait(self) -> None:
         """Until the catalog changes, or the lease wants renewing."""
         try:
             await self._ask(self._releases.wait_changed, LEASE_INTERVAL_S)
-        except LagarError:
+        except Exception:  # the next look says what it is
             await asyncio.sleep(LEASE_INTERVAL_S)
 
     async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from lagar.registry.keys import list_keys
 from lagar.registry.releases import Releases, open_releases
 from lagar.server.auth import key_rows
 from lagar.server.channel import (
+    Alive,
     Channel,
     ControlBoot,
     ControlReady,
@@ -84,12 +84,14 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
             has_keys=bool(rows),
         )
         channel.send(Keys(rows))
-        await _serve(channel, listener, state, _follower(boot, channel, releases, log), rows, log)
+        await _serve(channel, listener, state, _follower(boot, channel, releases, state, log), rows, log)
     await channel.close()
     return 0
 
 
-def _follower(boot: ControlBoot, channel: Channel, releases: Releases, log: Log) -> Follower | None:
+def _follower(
+    boot: ControlBoot, channel: Channel, releases: Releases, state: ControlState, log: Log
+) -> Follower | None:
     """Who brings the workers what is in production by the catalog; None when the command line says what to serve."""
     if not boot.from_catalog:
         return None
@@ -98,8 +100,10 @@ def _follower(boot: ControlBoot, channel: Channel, releases: Releases, log: Log)
         channel.send,
         lambda reason: channel.send(Lapsed(reason)),
         log,
-        server_id=secrets.token_hex(8),
+        server_id=boot.server_id,
         url=boot.url,
+        serving=boot.generation,
+        count=state.count_switch,
     )
 
 
@@ -140,6 +144,8 @@ async def _listen(channel: Channel, state: ControlState, web: ControlServer, fol
                 state.models = message.models
             case Prepared() if follower is not None:
                 follower.heard(message)
+            case Alive() if follower is not None:
+                follower.supervised()
             case Drain():
                 break
     web.should_exit = True  # told to, or the supervisor is gone
@@ -148,12 +154,13 @@ async def _listen(channel: Channel, state: ControlState, web: ControlServer, fol
 async def _tell_keys(
     channel: Channel, state: ControlState, catalog: Catalog, told: tuple[KeyRow, ...], log: Log
 ) -> None:
-    """Look each second whether the catalog has changed, and tell the supervisor the keys when they have."""
+    """Read the keys each second, and tell the supervisor when they have changed.
+
+    Not only when `changed` says so: the follower asks that too, and each change is told once.
+    """
     while True:
         await asyncio.sleep(KEYS_INTERVAL_S)
         try:
-            if not catalog.changed():
-                continue
             rows = key_rows(await asyncio.to_thread(list_keys, catalog))
         except LagarError as error:
             log.error("the keys cannot be read; those known before stay valid", error=error.message)

@@ -50,6 +50,14 @@ def server_facts(state: ControlState) -> Iterator[Metric]:
     workers.add_metric(("ready",), state.server.workers_ready)
     workers.add_metric(("configured",), state.server.workers)
     yield workers
+    switches = CounterMetricFamily(
+        "lagar_switches",
+        "Changes of what is live, by how they ended here; abandoned: another server could not load the versions.",
+        labels=("result",),
+    )
+    for result, count in state.switches.items():
+        switches.add_metric((result,), count)
+    yield switches
     models = GaugeMetricFamily(
         "lagar_models",
         "1 for each loaded version of a model; live is true for the one that answers when none is named.",

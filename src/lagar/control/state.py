@@ -29,8 +29,13 @@ class ControlState:
     """Versions and traffic in that catalog."""
     home: Path | None = None
     """Where pushed files lie until they are taken in."""
+    switches: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("switched", "failed", "abandoned"), 0))
+    """How changes of what is live have ended here since this process started."""
     has_keys: bool = False
     """True once the home has an API key, revoked ones included."""
+
+    def count_switch(self, result: str) -> None:
+        self.switches[result] += 1
 
     @property
     def wants_key(self) -> bool:

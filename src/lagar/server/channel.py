@@ -65,6 +65,8 @@ class ControlBoot(msgspec.Struct, frozen=True, tag="control_boot"):
     """True: this server answers with what the catalog says is in production."""
     server_id: str = ""
     """The server's name in the catalog, the same for every control process of its life."""
+    generation: int = -1
+    """What the workers answer with, for a control process that takes another one's place; -1 at the start."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):

@@ -34,6 +34,9 @@ LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
 FRESH_GRACE_S = 1.0
 """While draining, a connection accepted but still silent gets this long to send its request."""
+IDLE_GRACE_S = 5.0
+"""With a successor in place, kept connections have so long to send one more request, whose answer says `close`: one
+that is closed in the instant in which its client sends is a lost request."""
 
 log = logging.getLogger("lagar.http")
 
@@ -95,6 +98,8 @@ class HttpServer:
         """(error, path, request_id) → (status, headers, body): for errors found before any route was."""
         self.connections: set[Connection] = set()
         self.draining = False
+        self.patient = False
+        """While draining: another worker has taken over, nobody waits for the end of this one."""
         self.port = 0
         self.now = time.monotonic()
         self.date_line = b""
@@ -128,9 +133,10 @@ class HttpServer:
         if self.draining and not self.connections:
             self._drained.set()
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Answer what was accepted, close what is idle; False when the time ran out first."""
+    async def drain(self, timeout_s: float, *, patient: bool = False) -> bool:
+        """Answer what was accepted, close what is idle, if `patient` after `IDLE_GRACE_S`; False when time ran out."""
         self.draining = True
+        self.patient = patient
         for connection in list(self.connections):
             connection.drain()
         if not self.connections:
@@ -141,6 +147,12 @@ class HttpServer:
         except TimeoutError:
             return False
         return True
+
+    def hurry(self) -> None:
+        """No more patience with idle connections of a drain that is under way."""
+        self.patient = False
+        for connection in list(self.connections):
+            connection.drain()
 
 
 class Connection(asyncio.Protocol):
@@ -498,8 +510,12 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def drain(self) -> None:
-        """The server is going: close if idle, else with the answer."""
-        if self._state is State.HEAD and not self._buffer and self._requests:
+        """The server is going: close if idle, at once or after a while, else with the answer."""
+        if self._state is not State.HEAD or self._buffer:
+            return
+        if self.server.patient:
+            self._since = time.monotonic()
+        elif self._requests:
             self.transport.close()
 
     def check_time(self, now: float) -> None:
@@ -527,7 +543,8 @@ class Connection(asyncio.Protocol):
                 self._head = Head()
                 self._refuse(RequestTimeout(f"the request head did not arrive within {settings.header_timeout_s:g} s"))
         elif self.server.draining:
-            if self._requests or waited > FRESH_GRACE_S:
+            grace_s = 0.0 if self._requests else FRESH_GRACE_S
+            if waited > (IDLE_GRACE_S if self.server.patient else grace_s):
                 self.transport.close()
         elif waited > (settings.keep_alive_timeout_s if self._requests else settings.header_timeout_s):
             self.transport.close()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import secrets
 import signal
 import socket
 import time
@@ -22,6 +24,7 @@ from lagar.logs import Log
 from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server.channel import (
     BEAT_S,
+    Abandon,
     Alive,
     Commit,
     ControlBoot,
@@ -54,6 +57,8 @@ PATIENT_GRACE_S = 10.0
 interpreter and did not end itself."""
 WATCH_INTERVAL_S = 1.0
 CONTROL_DRAIN_S = 5.0
+RETIRE_GRACE_S = 2.0
+"""Beyond the drain time-out, at whose end a retired worker ends itself."""
 ECHO_S = 0.1
 """A second signal so soon is the first one again: `timeout` and `uv run` pass on what the terminal has also sent."""
 ACCEPT_QUEUE_S = 2.0
@@ -98,10 +103,21 @@ class Post:
         self.deaths = 0
         self.filled = asyncio.Event()
         """Set while its process serves."""
+        self.handed_over: asyncio.Future[None] | None = None
+        """Done when another process has taken over from the one whose end is waited for."""
 
     @property
     def serving(self) -> bool:
         return self.active is not None and self.active.phase is Phase.SERVING and self.active.responds
+
+    def take(self, child: Child) -> Child | None:
+        """From now on this process fills the post; the one before it."""
+        before, self.active = self.active, child
+        self.deaths = 0
+        self.filled.set()
+        if self.handed_over is not None and not self.handed_over.done():
+            self.handed_over.set_result(None)
+        return before
 
 
 def restart_delay_s(deaths: int) -> float:
@@ -128,8 +144,11 @@ class Supervisor:
         url: str,
     ) -> None:
         self._url = url
-        self._lapsed = ""
+        self._id = secrets.token_hex(8)
+        self._lapsed = "starting: nothing has been heard of the catalog" if served.from_catalog else ""
         """Why control cannot follow the catalog."""
+        self._committed = -1
+        """The catalog's generation that the workers answer with."""
         self._settings = settings
         self._served = served
         self._folders = folders
@@ -153,7 +172,7 @@ class Supervisor:
         """Grows when --debug sees changed files."""
         self._models_generation = -1
         self._state = ServerState(ready=False, reason="starting", workers=len(self._workers))
-        self._switch = Switch(self._workers, self._start_held, self._retire)
+        self._switch = Switch(self._workers, self._start_held)
         self._switching = asyncio.Lock()
 
     async def run(self) -> int:
@@ -204,12 +223,12 @@ class Supervisor:
             if post.active is None or not post.active.alive:
                 post.active = await self._start(post)
             child = post.active
-            await asyncio.wait({child.exited})
+            post.handed_over = asyncio.get_running_loop().create_future()
+            await _first_of(child.exited, post.handed_over)
             if self._phase not in (Phase.STARTING, Phase.SERVING):
                 return
-            if post.active is not child:
-                continue  # a reload put another one here
-            await self._mourn(post, child)
+            if post.active is child:
+                await self._mourn(post, child)
 
     async def _mourn(self, post: Post, child: Child) -> None:
         """Say why a child ended, and wait as long as its successor has to."""
@@ -240,9 +259,10 @@ class Supervisor:
         child = await start_child(post.name, post.module, post.listener, self._environment)
         child.generation = self._generation
         child.metrics_slot = post.slot
-        if post.slot is not None and post.active is not None and post.active.alive:
-            spare = post.slot + len(self._workers)
-            child.metrics_slot = spare if post.active.metrics_slot == post.slot else post.slot
+        if post.slot is not None:
+            taken = {other.metrics_slot for other in self._children}
+            slots = itertools.count(post.slot, len(self._workers))
+            child.metrics_slot = next(slot for slot in slots if slot not in taken)
         self._children[child] = post
         boot = self._boot(child, held or self._served)
         if isinstance(boot, WorkerBoot) and held is not None:
@@ -267,6 +287,8 @@ class Supervisor:
                 port=port,
                 url=self._url,
                 from_catalog=self._served.from_catalog,
+                server_id=self._id,
+                generation=self._committed,
             )
         return WorkerBoot(
             slot=child.metrics_slot,
@@ -316,6 +338,8 @@ class Supervisor:
                     self._run(self._prepare(message))
                 case Commit():
                     self._run(self._commit(message))
+                case Abandon():
+                    self._run(self._abandon())
                 case Alive():
                     child.silent_s = 0.0
                 case Lapsed():
@@ -335,6 +359,7 @@ class Supervisor:
         patience_s = PATIENT_DEADLINES * self._settings.request_timeout_s + PATIENT_GRACE_S
         while True:
             await asyncio.sleep(BEAT_S)
+            self._tell_control(Alive())
             for child in self._children:
                 if child.phase is not Phase.SERVING:
                     continue
@@ -378,24 +403,45 @@ class Supervisor:
         self._keep_workers()
         for post in self._workers:
             await post.filled.wait()
+        self._committed = wanted.generation
         self._tell_control(Prepared(wanted.generation, ok=True))
 
     async def _commit(self, message: Commit) -> None:
+        """Nothing is awaited between the first worker's commit and the last task: no process starts in between."""
         async with self._switching:
-            plan = await self._switch.commit(message.generation)
-            if plan is None:
+            outcome = self._switch.commit(message.generation)
+            if outcome is None:
                 return
-            wanted = plan.wanted
+            wanted, before = outcome.wanted, self._served
             self._served = msgspec.structs.replace(
                 self._served, sources=wanted.sources, live=wanted.live, weights=wanted.weights
             )
+            self._committed = wanted.generation
             self._generation += 1
             for post in self._workers:
                 if post.active is not None:
                     post.active.generation = self._generation
-            self._log.info(
-                "switched", generation=message.generation, live=" ".join(f"{n}@{v}" for n, v in wanted.live.items())
-            )
+            for child in outcome.old:
+                self._run(self._retire(child))
+            for post in outcome.behind:
+                if post.active is not None and post.active.alive:
+                    self._run(self._catch_up(post, post.active))
+            if before != self._served:
+                live = " ".join(f"{name}@{version}" for name, version in wanted.live.items()) or "nothing"
+                self._log.info("switched", generation=message.generation, live=live)
+
+    async def _abandon(self) -> None:
+        async with self._switching:
+            await self._switch.abandon()
+
+    async def _catch_up(self, post: Post, stale: Child) -> None:
+        """Replace a worker that came up with the set before, while the others went over to another one."""
+        if stale.phase is Phase.STARTING:
+            stale.failure = Failed("superseded", "another version went live while it started")
+            stale.kill()
+        elif why := await self._replace(post):
+            stale.failure = Failed("superseded", f"it still had the version before, and could not be replaced: {why}")
+            stale.kill()
 
     def _tell_control(self, message: Message) -> None:
         if self._control.active is not None:
@@ -508,28 +554,36 @@ class Supervisor:
         before, self._served = self._served, served
         self._generation += 1
         for post in self._workers:
-            fresh = await self._start(post)
-            await asyncio.wait({fresh.settled})
+            why = await self._replace(post)
             if self._phase is not Phase.SERVING:
                 return
-            if not fresh.settled.result():
-                why = fresh.failure.message if fresh.failure else f"the new {post.name} {fresh.describe_end()}"
+            if why:
                 self._log.error(f"files changed; the old models go on, because {why}")
                 self._served = before
                 return
-            old, post.active = post.active, fresh
-            post.deaths = 0
-            self._publish()
-            if old is not None and old.alive:
-                await self._retire(old)
         self._log.info("reloaded", models=" ".join(f"{model.name}@{model.version}" for model in self._models))
 
+    async def _replace(self, post: Post) -> str:
+        """Let a fresh process with what is served now take a post over; why it could not, "" when it did."""
+        fresh = await self._start(post)
+        await asyncio.wait({fresh.settled})
+        if self._phase is not Phase.SERVING:
+            return ""
+        if not fresh.settled.result():
+            return fresh.failure.message if fresh.failure else f"the new {post.name} {fresh.describe_end()}"
+        old = post.take(fresh)
+        self._publish()
+        if old is not None and old.alive:
+            self._run(self._retire(old))
+        return ""
+
     async def _retire(self, child: Child) -> None:
+        """Let a worker that has a successor answer what it has accepted, and end."""
         if child.phase is Phase.STARTING:
             child.kill()
         else:
-            _drain_child(child)
-        for late in await _ended([child], self._settings.drain_timeout_s):
+            _drain_child(child, successor=True)
+        for late in await _ended([child], self._settings.drain_timeout_s + RETIRE_GRACE_S):
             late.kill()
 
 
@@ -538,10 +592,10 @@ def _absence(post: Post) -> str:
     return f"{post.name} {'does not respond' if silent else 'is restarting'}"
 
 
-def _drain_child(child: Child) -> None:
+def _drain_child(child: Child, *, successor: bool = False) -> None:
     if child.phase in (Phase.STARTING, Phase.SERVING):
         child.drains()
-    child.channel.send(Drain())
+    child.channel.send(Drain(successor))
 
 
 async def _first_of(*awaited: asyncio.Future[Any]) -> None:

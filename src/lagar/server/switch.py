@@ -16,8 +16,9 @@ from lagar.server.process import Child
 if TYPE_CHECKING:
     from lagar.server.supervisor import Post
 
-SERVING_TIMEOUT_S = 30.0
-"""How long a switch waits for a worker that is just being restarted."""
+PREPARE_TIMEOUT_S = 55.0
+"""How long a worker may take to load a set, its own restart included: the catalog gives up after a minute, and by then
+the reason should be there."""
 
 Start = Callable[["Post", Prepare], Awaitable[Child]]
 """Start a process for a post that loads the set and accepts no connection."""
@@ -28,46 +29,70 @@ class Plan:
 
     def __init__(self, wanted: Prepare) -> None:
         self.wanted = wanted
+        self.asked: set[Child] = set()
+        """Workers that were told of it."""
         self.beside: dict[Post, Child] = {}
-        """Workers that hold it beside their own."""
+        """Those of them that hold it beside their own."""
         self.fresh: dict[Post, Child] = {}
         """Processes that will take a post over."""
+        self.ready = False
+
+
+class Outcome:
+    """What a commit has done, and what is left to do."""
+
+    def __init__(self, wanted: Prepare) -> None:
+        self.wanted = wanted
+        self.old: list[Child] = []
+        """Processes whose post another one has taken over."""
+        self.behind: list[Post] = []
+        """Places whose process died since it had prepared: who serves there now has the set before."""
 
 
 class Switch:
     """One switch at a time: prepare, then commit or abandon."""
 
-    def __init__(self, posts: Sequence[Post], start: Start, retire: Callable[[Child], Awaitable[None]]) -> None:
+    def __init__(self, posts: Sequence[Post], start: Start) -> None:
         self._posts = posts
         self._start = start
-        self._retire = retire
         self._answers: dict[Child, asyncio.Future[Prepared]] = {}
         self._plan: Plan | None = None
 
     def heard(self, child: Child, answer: Prepared) -> None:
         """A worker has said how its part of the preparation went."""
-        waiting = self._answers.pop(child, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+        waiting, plan = self._answers.get(child), self._plan
+        if waiting is None or waiting.done() or plan is None or answer.generation != plan.wanted.generation:
+            return  # of a preparation that was given up
+        waiting.set_result(answer)
 
     async def prepare(self, wanted: Prepare) -> Prepared:
         """Have every worker load the set; on any failure all forget it, and the reason is told."""
+        if self._plan is not None and self._plan.ready and self._plan.wanted == wanted:
+            return Prepared(wanted.generation, ok=True)  # control was replaced, and asks again
         await self.abandon()
-        plan = Plan(wanted)
+        self._plan = plan = Plan(wanted)
         outcomes = await asyncio.gather(*(self._prepare_post(plan, post) for post in self._posts))
-        self._plan = plan
         failed = [outcome for outcome in outcomes if outcome]
         if failed:
             await self.abandon()
             return Prepared(wanted.generation, ok=False, reason=failed[0])
+        plan.ready = True
         return Prepared(wanted.generation, ok=True)
 
     async def _prepare_post(self, plan: Plan, post: Post) -> str:
         """Why this worker cannot serve the set; "" when it can."""
-        child = await self._serving_child(post)
-        if child is None:
-            return f"{post.name} is not serving; try again when the server is ready"
-        answer = await self._ask(child, plan.wanted)
+        try:
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                return await self._load(plan, post)
+        except TimeoutError:
+            return f"{post.name} has not loaded the version within {PREPARE_TIMEOUT_S:g} s; the old one goes on"
+
+    async def _load(self, plan: Plan, post: Post) -> str:
+        await post.filled.wait()
+        child = post.active
+        if child is None or not post.serving:
+            return f"{post.name} does not respond; try again when the server is ready"
+        answer = await self._ask(plan, child)
         if answer is None:
             return f"{post.name} {child.describe_end()} while it loaded the version; the old one goes on"
         if answer.ok:
@@ -80,59 +105,50 @@ class Switch:
         await asyncio.wait({fresh.settled})
         if fresh.settled.result():
             return ""
-        return fresh.failure.message if fresh.failure else f"a new {post.name} {fresh.describe_end()} while it loaded"
+        why = fresh.failure.message if fresh.failure else f"a new {post.name} {fresh.describe_end()} while it loaded"
+        return f"{why}; the old version goes on"
 
-    async def _serving_child(self, post: Post) -> Child | None:
-        try:
-            async with asyncio.timeout(SERVING_TIMEOUT_S):
-                await post.filled.wait()
-        except TimeoutError:
-            return None
-        return post.active if post.serving else None
-
-    async def _ask(self, child: Child, wanted: Prepare) -> Prepared | None:
+    async def _ask(self, plan: Plan, child: Child) -> Prepared | None:
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         self._answers[child] = answer
-        child.channel.send(wanted)
+        plan.asked.add(child)
+        child.channel.send(plan.wanted)
         ends: set[asyncio.Future[Any]] = {answer, child.exited}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        self._answers.pop(child, None)
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._answers[child]
         return answer.result() if answer.done() else None
 
-    async def commit(self, generation: int) -> Plan | None:
-        """Switch every worker to the prepared set; None when it is not prepared (any more).
-
-        A worker that died since it had prepared is replaced as any dead one is: its successor loads what was committed.
-        """
-        plan, self._plan = self._plan, None
+    def commit(self, generation: int) -> Outcome | None:
+        """Switch every worker to the prepared set, in one step; None when it is not prepared (any more)."""
+        plan = self._plan
         if plan is None or plan.wanted.generation != generation:
-            self._plan = plan
             return None
+        self._plan = None
+        outcome = Outcome(plan.wanted)
         for post, child in plan.beside.items():
             if post.active is child and child.alive:
                 child.channel.send(Commit(generation))
-            elif post.active is not None and post.active.alive:
-                post.active.kill()  # it was started with the old set meanwhile
+            else:
+                outcome.behind.append(post)
         for post, fresh in plan.fresh.items():
-            old = post.active
+            if not fresh.alive:
+                outcome.behind.append(post)
+                continue
             fresh.channel.send(Commit(generation))
-            post.active = fresh
-            post.deaths = 0
+            old = post.take(fresh)
             if old is not None and old.alive:
-                asyncio.get_running_loop().create_task(_awaited(self._retire(old)))
-        return plan
+                outcome.old.append(old)
+        return outcome
 
     async def abandon(self) -> None:
         """Forget what was prepared."""
         plan, self._plan = self._plan, None
         if plan is None:
             return
-        for child in plan.beside.values():
+        for child in plan.asked:
             child.channel.send(Abandon(plan.wanted.generation))
         for fresh in plan.fresh.values():
             fresh.kill()
             await asyncio.wait({fresh.exited})
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work

@@ -16,9 +16,10 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -74,6 +75,8 @@ class Worker:
         self._loader = Loader(settings, self._metrics, threads=boot.threads, workers=boot.workers)
         self._boot = boot
         self._prepared: Serving | None = None
+        self._preparing = asyncio.Lock()
+        """Sets are prepared and forgotten in the order in which that was asked for."""
         self.serving = self._assemble(0, (), {}, {})
         self.batcher = Batcher(loop, self._on_stuck, request_timeout_s=settings.request_timeout_s)
         self.app = App(
@@ -113,7 +116,11 @@ class Worker:
 
     async def prepare(self, wanted: Prepare) -> Prepared:
         """Load a set of versions beside the one in use; what both hold is shared."""
-        await self.abandon()
+        async with self._preparing:
+            await self._forget_prepared()
+            return await self._prepare(wanted)
+
+    async def _prepare(self, wanted: Prepare) -> Prepared:
         running = {_key(deployment.model.source): deployment for deployment in self.serving.router.deployments}
         missing = [source for source in wanted.sources if _key(source) not in running]
         if not all(is_at_hand(source) for source in missing):
@@ -139,7 +146,11 @@ class Worker:
         return True
 
     async def abandon(self) -> None:
-        """Close what was prepared and is not in use."""
+        """Close what was prepared, or still is being, and is not in use."""
+        async with self._preparing:
+            await self._forget_prepared()
+
+    async def _forget_prepared(self) -> None:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             await self._retire(set(prepared.router.deployments) - set(self.serving.router.deployments))
@@ -185,10 +196,6 @@ class Worker:
             lambda: Connection(self.http, tls=context is not None), sock=sock.dup(), ssl=context, backlog=4096
         )
 
-    @property
-    def drain_timeout_s(self) -> float:
-        return self._settings.drain_timeout_s
-
     async def commit_or_listen(self, generation: int, sock: socket.socket) -> None:
         """Answer with that generation; a worker that was held back begins to accept connections."""
         if not self.commit(generation):
@@ -196,13 +203,17 @@ class Worker:
         if self._listener is None:
             await self.listen(sock)
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting once the accept queue is empty, and answer everything that was accepted."""
-        self.app.draining = True
+    async def drain(self, *, successor: bool = False) -> bool:
+        """Stop accepting once the accept queue is empty, and answer everything that was accepted; False when it could
+        not within the drain time-out.
+
+        With a successor in its place the server goes on: readiness stays what the supervisor says.
+        """
+        self.app.draining = not successor
         self.http.draining = True
         if self._listener is not None:
             await self._empty_accept_queue()
-        done = await self.http.drain(timeout_s)
+        done = await self.http.drain(self._settings.drain_timeout_s, patient=successor)
         self.batcher.closed = True
         return done
 
@@ -336,35 +347,68 @@ async def prove_alive(patience_s: float) -> None:
 
 
 async def obey(worker: Worker, channel: Channel, listener: socket.socket) -> bool:
-    """Do what the supervisor says until it says Drain or is gone; False when requests were left unanswered."""
-    preparing: asyncio.Task[None] | None = None
+    """Do what the supervisor says until it is gone, or until it said Drain and all is answered; False when requests
+    were left unanswered."""
+    orders = Orders(worker, channel, listener)
+    heard = asyncio.create_task(orders.follow())
+    ends: set[asyncio.Future[Any]] = {heard, orders.drained}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    heard.cancel()
+    return orders.drained.result() if orders.drained.done() else True
 
-    async def prepare(wanted: Prepare) -> None:
-        channel.send(await worker.prepare(wanted))
 
-    async for message in channel.messages():
-        match message:
-            case ServerState():
-                worker.update_state(message)
-            case Keys():
-                worker.update_keys(message)
-            case Prepare():
-                preparing = asyncio.create_task(prepare(message))
-            case Commit():
-                await worker.commit_or_listen(message.generation, listener)
-                channel.send(Loaded(worker.infos()))
-            case Abandon():
-                if preparing is not None:
-                    await asyncio.wait({preparing})
-                await worker.abandon()
-            case Drain():
-                answered = await worker.drain(worker.drain_timeout_s)
-                if answered:  # else a call is still in the model
-                    worker.close_models()
-                return answered
-            case _:
-                log.warning("an unexpected %s came from the supervisor", type(message).__name__)
-    return True
+class Orders:
+    """What the supervisor says, done in its order; what takes long is done beside, so that the next word is heard."""
+
+    def __init__(self, worker: Worker, channel: Channel, listener: socket.socket) -> None:
+        self._worker = worker
+        self._channel = channel
+        self._listener = listener
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._drains = False
+        self.drained: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def follow(self) -> None:
+        worker = self._worker
+        async for message in self._channel.messages():
+            match message:
+                case ServerState():
+                    worker.update_state(message)
+                case Keys():
+                    worker.update_keys(message)
+                case Prepare():
+                    self._run(self._prepare(message))
+                case Commit():
+                    await worker.commit_or_listen(message.generation, self._listener)
+                    self._channel.send(Loaded(worker.infos()))
+                case Abandon():
+                    self._run(worker.abandon())
+                case Drain():
+                    self._drain(message)
+                case _:
+                    log.warning("an unexpected %s came from the supervisor", type(message).__name__)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prepare(self, wanted: Prepare) -> None:
+        self._channel.send(await self._worker.prepare(wanted))
+
+    def _drain(self, message: Drain) -> None:
+        if self._drains:  # the server ends while this worker makes room for its successor
+            self._worker.http.hurry()
+            return
+        self._drains = True
+        self._run(self._finish(message))
+
+    async def _finish(self, message: Drain) -> None:
+        answered = await self._worker.drain(successor=message.successor)
+        if answered:  # else a call is still in the model
+            self._worker.close_models()
+        if not self.drained.done():
+            self.drained.set_result(answered)
 
 
 def main() -> None:
