@@ -288,7 +288,7 @@ def test_a_catalog_elsewhere_is_refused_without_its_password(tmp_path: Path, url
 def test_a_postgresql_catalog_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
     url = "postgresql://user:secret@127.0.0.1:1/db"
     done = run_lagar("keys", "list", home=tmp_path, env={"LAGAR_CATALOG": url})
-    assert done.returncode == 1
+    assert done.returncode == 3  # it may be there again
     assert "the catalog postgresql://user:***@127.0.0.1:1/db cannot be reached" in done.stderr
     assert "LAGAR_CATALOG" in done.stderr
     assert "secret" not in done.stderr

@@ -16,7 +16,7 @@ from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server import limits
 from lagar.server.sockets import Listeners, open_listeners, open_unix_listener
 from lagar.server.supervisor import Folders, Served, Supervisor
-from lagar.settings import LoadedSettings, ServerSettings, child_environment, no_colour, require_auth
+from lagar.settings import LoadedSettings, ServerSettings, catalog_url, child_environment, no_colour, require_auth
 
 SPARE_FILES = 1024
 """Open files of a process beside its connections: libraries, models, sockets."""
@@ -49,7 +49,7 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
     check_default_model(settings, served)
     check_tls(settings)
     home = open_home(loaded.home)
-    with open_catalog(home) as catalog:
+    with open_catalog(home, catalog_url()) as catalog:
         keys = list_keys(catalog)
     require_auth(settings, has_valid(keys))
     available = limits.cores()

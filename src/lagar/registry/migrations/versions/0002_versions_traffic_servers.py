@@ -8,6 +8,11 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    create_versions()
+    create_traffic()
+
+
+def create_versions() -> None:
     op.create_table(
         "changes",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
@@ -41,6 +46,9 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Double, nullable=False),
         sa.Column("updated_by", sa.Text, nullable=False),
     )
+
+
+def create_traffic() -> None:
     op.create_table(
         "traffic",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
