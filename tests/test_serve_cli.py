@@ -114,10 +114,6 @@ def test_an_ipv6_host_is_in_brackets_on_the_ready_line(serve: Serve, tmp_path: P
 # Models
 
 
-def test_no_path_says_what_to_type(home: Path) -> None:
-    assert "lagar serve model.joblib" in refusal(home=home)
-
-
 def test_a_missing_path_is_named(home: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "nope.joblib") in refusal(tmp_path / "nope.joblib", home=home)
 
