@@ -36,7 +36,7 @@ def _value(data: Any) -> Any:
         return data.tolist()
     if isinstance(data, Mapping):
         if data and all(_is_column(column) for column in data.values()):
-            return {"inputs": {str(name): _value(column) for name, column in data.items()}}
+            return {"inputs": {str(name): _column(column) for name, column in data.items()}}
         return data
     if isinstance(data, (list, tuple)):
         return [_value(row) if hasattr(row, "iloc") else row for row in data]
@@ -44,6 +44,10 @@ def _value(data: Any) -> Any:
         f"the rows must be a DataFrame, an array, a dict or a list, got {type(data).__name__}; for example "
         '[{"age": 40, "plan": "gold"}]'
     )
+
+
+def _column(values: Any) -> Any:
+    return _cells(values) if hasattr(values, "iloc") else _value(values)
 
 
 def _is_column(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httptools
 
-from lagar.errors import NotReady
+from lagar.errors import NotReady, RequestError
 from lagar.server.exchange import Message, Receive, Scope, Send
 
 ANSWER_TIMEOUT_S = 60.0
@@ -70,6 +70,10 @@ class ControlProxy:
             upload = asyncio.create_task(self._send_body(scope, receive, writer))
             try:
                 await self._relay(reader, send, upload, answer_timeout_s)
+            except NotReady:
+                if upload.done() and not upload.cancelled() and isinstance(refusal := upload.exception(), RequestError):
+                    raise refusal from None  # control has seen half a body, because the other half is refused
+                raise
             finally:
                 upload.cancel()
                 await asyncio.gather(upload, return_exceptions=True)
@@ -103,7 +107,11 @@ class ControlProxy:
     async def _send_body(self, scope: Scope, receive: Receive, writer: asyncio.StreamWriter) -> None:
         chunked = _is_chunked(scope)
         while True:
-            message = await receive()
+            try:
+                message = await receive()
+            except RequestError:
+                writer.close()
+                raise
             if message["type"] != "http.request":
                 writer.close()  # half a body: control must not wait for the rest
                 return
