@@ -51,14 +51,13 @@ def versions(name: Name, to: To = None, key: Key = None, as_json: Json = False) 
         write_json(cards)
         return
     write_columns(
-        ["VERSION", "TRAFFIC", "STATE", "ALIASES", "KIND", "SIZE", "METRICS", "PUSHED", "BY", "NOTE"],
+        ["VERSION", "TRAFFIC", "STATE", "ALIASES", "SIZE", "METRICS", "PUSHED", "BY", "NOTE"],
         [
             (
                 card.version,
                 f"{card.traffic} %" if card.traffic else "shadow" if card.shadow else "-",
                 card.state,
                 ", ".join(card.aliases) or "-",
-                card.kind,
                 size(card.bytes),
                 scores(card.metrics) or "-",
                 card.created_at[:16].replace("T", " "),
@@ -128,8 +127,11 @@ def write_columns(headers: list[str], rows: list[tuple[str, ...]]) -> None:
     kept = [place for place in range(len(headers)) if any(row[place] not in ("-", "") for row in rows)] or [0]
     table = [[headers[place] for place in kept], *([row[place] for place in kept] for row in rows)]
     widths = [max(len(line[place]) for line in table) for place in range(len(kept))]
+    soft = [at for at, place in enumerate(kept) if headers[place] == "NOTE"]
     while sum(widths) + 2 * (len(widths) - 1) > 100 and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
+        # a note gives way first, then whatever is widest
+        at = next((at for at in soft if widths[at] > 12), widths.index(max(widths)))
+        widths[at] -= 1
     write_lines(
         "  ".join(f"{cut(cell, width):<{width}}" for cell, width in zip(line, widths, strict=True)) for line in table
     )

@@ -21,6 +21,7 @@ def write_lines(lines: Iterable[str]) -> None:
     """Lines on stdout, each cut to the width of the screen."""
     for line in lines:
         sys.stdout.write(cut(line.rstrip(), WIDTH) + "\n")
+    sys.stdout.flush()  # words on stderr that come after it stand after it
 
 
 def cut(text: str, width: int) -> str:
@@ -136,7 +137,7 @@ def _lock(manifest: Manifest) -> str:
     if manifest.lock is None:
         return "none"
     own = f", in an environment of its own: {', '.join(manifest.requirements)}" if manifest.requirements else ""
-    return f"{manifest.lock.path}, {len(manifest.libraries)} libraries, sha256 {manifest.lock.sha256[:12]}{own}"
+    return f"{manifest.lock.path}, sha256 {manifest.lock.sha256[:12]}{own}"
 
 
 def _input_names(signature: Signature) -> str:

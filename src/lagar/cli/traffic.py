@@ -108,6 +108,7 @@ def _tell(generation: GenerationCard, *, as_json: bool) -> None:
     if as_json:
         write_json(generation)
         return
-    state = "live" if generation.state == "committed" else "being prepared: `lagar models` shows when it is live"
+    state = "live" if generation.state == "committed" else "being prepared: `lagar models` shows when that is live"
     shadow = f", shadow {generation.shadow}" if generation.shadow else ""
-    say(f"{generation.model}: {shares(generation.weights)}{shadow} is {state} (generation {generation.number})")
+    verb = "is" if len(generation.weights) == 1 else "are"
+    say(f"{generation.model}: {shares(generation.weights)}{shadow} {verb} {state} (generation {generation.number})")

@@ -37,7 +37,7 @@ class Database(Protocol):
     """What SQLite and PostgreSQL do each in its own way."""
 
     name: str
-    """How errors call it: "the catalog /home/ana/.lagar/catalog.db", without a password."""
+    """How errors call it: "the catalog ~/.lagar/catalog.db", without a password."""
     path: Path | None
     """The file, where it is one."""
     engine: Engine
