@@ -61,7 +61,7 @@ def test_an_open_end_of_a_range_is_no_bound_and_one_seen_value_is_no_range(contr
 def test_without_a_model_the_page_says_how_to_start(control: Control) -> None:
     text = words(control().get("/").text)
     assert "Nothing is served yet" in text
-    assert "lagar serve model.joblib" in text
+    assert "lagar push NAME model.joblib" in text
 
 
 def test_a_model_that_does_not_know_its_fields_says_so(control: Control) -> None:

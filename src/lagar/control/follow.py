@@ -25,6 +25,7 @@ from lagar.server.process import SILENT_S
 LEASE_INTERVAL_S = 1.0
 
 _AWAY = "the catalog has been out of reach for"
+_LAPSED = "this server stood still, and looks whether its versions are still the right ones"
 
 T = TypeVar("T")
 
@@ -83,9 +84,11 @@ class Follower:
                 self._releases.release(self._id)
 
     async def _look(self) -> None:
-        if time.monotonic() - self._leased_at > LEASE_S and not self.reason.startswith(_AWAY):
-            self._is_unready("this server stood still, and looks whether its versions are still the right ones")
-        await self._lease()
+        late = time.monotonic() - self._leased_at > LEASE_S
+        if late and self.ready:
+            self._is_unready(_LAPSED)  # before the catalog is asked, which takes its time
+        if not await self._lease() and self.ready:
+            self._is_unready(_LAPSED)
         current = await self._ask(self._releases.current)
         if current.n != self._serving:
             await self._take(current)
@@ -170,10 +173,12 @@ class Follower:
             except LagarError as error:
                 self._is_away(error.message)
 
-    async def _lease(self) -> None:
-        if time.monotonic() - self._supervised_at > SILENT_S:
-            return
-        await self._ask(
+    async def _lease(self) -> bool:
+        """Whether the lease had lasted until now."""
+        now = time.monotonic()
+        if now - self._supervised_at > SILENT_S:
+            return False
+        unbroken = await self._ask(
             self._releases.lease,
             self._id,
             self._url,
@@ -181,7 +186,8 @@ class Follower:
             self.ready,
             self.reason,
         )
-        self._leased_at = time.monotonic()
+        self._leased_at = now
+        return unbroken
 
     def _is_back(self) -> None:
         if self.reason.startswith(_AWAY):

@@ -37,8 +37,10 @@ class SqliteDatabase:
         self.name = f"the catalog {home.catalog}"
         self._file = home.catalog
         self.engine = _engine(home.catalog)
+        self._place = _place(home.catalog)
         self._watch_lock = threading.Lock()
         self._watch: sqlite3.Connection | None = None
+        self._watched = self._place
         self._version = self._count = -1
 
     def revision(self) -> str | None:
@@ -69,12 +71,14 @@ class SqliteDatabase:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state."""
+        self._follow_file()
         with self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that is alone from its first statement."""
+        self._follow_file()
         with self.engine.execution_options(lagar_write=True).connect() as connection, connection.begin():
             yield connection
 
@@ -88,8 +92,13 @@ class SqliteDatabase:
     def changed(self) -> bool:
         """Whether the count of changes is another one than at the last call; microseconds while nothing is written."""
         with self._watch_lock, self.explained():
+            self._follow_file()
+            if self._watch is not None and self._watched != self._place:
+                self._watch.close()
+                self._watch = None
             if self._watch is None:
-                self._watch = self._connect()
+                self._watch, self._watched = self._connect(), self._place
+                self._version = -1
             version = int(self._watch.execute("PRAGMA data_version").fetchone()[0])
             if version == self._version:
                 return False
@@ -132,14 +141,30 @@ class SqliteDatabase:
         self.engine.dispose()
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+        return sqlite3.connect(
+            f"{self._file.absolute().as_uri()}?mode=rw",  # rw: SQLite would make an empty file where one was moved away
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_S,
+        )
+
+    def _follow_file(self) -> None:
+        """Leave a file that was moved away: SQLite would go on with it, and the others with the one at its place."""
+        place = _place(self._file)
+        if place is None:
+            raise HomeError(f"{self.name} is gone: bring it back, or start the server again for a new one")
+        if place != self._place:
+            self._place = place
+            self.engine.dispose()
 
 
 def _engine(path: Path) -> sa.Engine:
     if not path.exists():  # SQLite would create it with the umask's mode
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+        sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": "rw"}),
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
     )
 
     @event.listens_for(engine, "connect")
@@ -153,6 +178,15 @@ def _engine(path: Path) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file is at a path now."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 _BUSY: Final = f"was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s: try again, or see who has it open"
