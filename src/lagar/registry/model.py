@@ -13,7 +13,7 @@ from lagar.registry.signature import Signature
 if TYPE_CHECKING:  # lagar.types brings numpy, which the supervisor does without
     from lagar.types import Handlers, Predictor, Rows
 
-Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "custom"]
+Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "custom", "form"]
 
 
 class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):

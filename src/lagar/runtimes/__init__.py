@@ -8,10 +8,13 @@ from __future__ import annotations
 import ctypes
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lagar.errors import LagarError, LoadFailed, MissingLibrary
 from lagar.registry.model import LoadedModel, ModelSource
+
+if TYPE_CHECKING:
+    from lagar.runtimes.base import Opened
 
 _EXTRAS = {
     "sklearn": "sklearn",
@@ -30,6 +33,11 @@ def load(source: ModelSource, *, threads: int = 1) -> LoadedModel:
 
     Raises a subclass of SetupError: UnsafePickle, MissingLibrary, MissingCode, UnsupportedModel, LoadFailed.
     """
+    return load_opened(source, threads=threads)[0]
+
+
+def load_opened(source: ModelSource, *, threads: int = 1) -> tuple[LoadedModel, Opened]:
+    """The same, with the library's own object beside it."""
     from lagar.runtimes import code, contract
 
     try:
@@ -38,7 +46,7 @@ def load(source: ModelSource, *, threads: int = 1) -> LoadedModel:
         opened = open_source(source, threads)
         loaded = contract.keep(source, opened, handlers)
         _return_freed_memory()
-        return loaded
+        return loaded, opened
     except LagarError:
         raise
     except ImportError as error:
@@ -57,10 +65,11 @@ def _return_freed_memory() -> None:
         return
 
 
-def open_source(source: ModelSource, threads: int) -> Any:
+def open_source(source: ModelSource, threads: int) -> Opened:
     """The source opened by the runtime of its kind."""
     runtime = importlib.import_module(f"lagar.runtimes.{source.kind}")
-    return runtime.open_source(source, threads)
+    opened: Opened = runtime.open_source(source, threads)
+    return opened
 
 
 def missing_library(source: ModelSource, error: ImportError) -> LagarError:

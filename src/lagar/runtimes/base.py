@@ -63,15 +63,26 @@ class Draft(msgspec.Struct):
 class Opened:
     """A model as its runtime hands it over."""
 
-    __slots__ = ("draft", "libraries", "predictor", "warnings")
+    __slots__ = ("draft", "libraries", "model", "predictor", "steps", "warnings")
 
     def __init__(
-        self, predictor: BoundPredictor, draft: Draft, libraries: dict[str, str], warnings: Sequence[str] = ()
+        self,
+        predictor: BoundPredictor,
+        draft: Draft,
+        libraries: dict[str, str],
+        warnings: Sequence[str] = (),
+        *,
+        model: Any = None,
+        steps: Sequence[Any] = (),
     ) -> None:
         self.predictor = predictor
         self.draft = draft
         self.libraries = libraries
         self.warnings = list(warnings)
+        self.model = model
+        """The library's own object, where there is one: what a faster form is built from."""
+        self.steps = tuple(steps) or (() if model is None else (model,))
+        """The same as transformers in order and the estimator, out of pipelines, searches and tuples."""
 
 
 class BoundPredictor(Predictor, Protocol):

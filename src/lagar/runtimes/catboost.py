@@ -58,7 +58,7 @@ def of_object(model: Any, threads: int) -> Opened:
         meanings=head.meanings,
         origin="feature names of CatBoost" if named else "width of the CatBoost model",
     )
-    return Opened(Chain(take, [], head), draft, {"catboost": catboost.__version__})
+    return Opened(Chain(take, [], head), draft, {"catboost": catboost.__version__}, model=model)
 
 
 def _field(name: str, is_word: bool, is_text: bool, missing: bool | None) -> Field:

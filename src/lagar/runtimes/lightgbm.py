@@ -60,7 +60,7 @@ def of_object(model: Any, threads: int) -> Opened:
         meanings=head.meanings,
         origin="feature names and infos of the booster" if named else "width of the booster",
     )
-    return Opened(Chain(take, [], head), draft, {"lightgbm": lightgbm.__version__})
+    return Opened(Chain(take, [], head), draft, {"lightgbm": lightgbm.__version__}, model=model)
 
 
 def head_of(model: Any, threads: int) -> LightgbmHead:

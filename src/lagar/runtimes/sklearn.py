@@ -54,6 +54,7 @@ def of_object(model: Any, source: ModelSource, threads: int) -> Opened:
     take = _input(learned, steps)
     if not learned.by_name:
         _forget_names([*steps, final])
+    flat = [*steps, final]
     if isinstance(take, RecordsInput):
         steps = steps[1:]
     head = _head(final, threads, adapt=not learned.by_name)
@@ -69,7 +70,8 @@ def of_object(model: Any, source: ModelSource, threads: int) -> Opened:
         meanings=head.meanings,
         origin=learned.origin,
     )
-    return Opened(Chain(take, [transform_of(step) for step in steps], head), draft, _libraries([*steps, final]))
+    chain = Chain(take, [transform_of(step) for step in steps], head)
+    return Opened(chain, draft, _libraries([*steps, final]), model=model, steps=flat)
 
 
 def _booster(model: Any, threads: int) -> Opened | None:

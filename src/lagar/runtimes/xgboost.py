@@ -66,7 +66,7 @@ def of_object(model: Any, threads: int) -> Opened:
         meanings=head.meanings,
         origin="feature names and types of the booster" if booster.feature_names else "width of the booster",
     )
-    return Opened(Chain(take, [], head), draft, {"xgboost": xgboost.__version__})
+    return Opened(Chain(take, [], head), draft, {"xgboost": xgboost.__version__}, model=model)
 
 
 def head_of(model: Any, threads: int) -> XgboostHead:
