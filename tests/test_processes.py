@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -139,6 +140,25 @@ def test_connections_to_a_dead_worker_wait_for_its_successor(serve: Serve, scrip
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda tag: predict(server, 0.0, tag), range(32)))
     assert answers == [[tag] for tag in range(32)]
+
+
+def test_the_successor_of_a_dead_worker_goes_on_with_its_counts(serve: Serve, tmp_path: Path) -> None:
+    # a process that the model has forked keeps the dead worker's channel open
+    fork = "def load(self, path):\n        os.fork() or time.sleep(600)\n"
+    model = scripted_model(tmp_path / "m", SCRIPTED.replace("def load(self, path):\n        pass\n", fork))
+    server = serve(model)
+
+    def is_counted(times: int) -> bool:
+        text = httpx.get(f"{server.url}/metrics", timeout=60).text
+        return bool(re.search(rf'^lagar_requests_total{{model="scripted".*status="200".*}} {times}\.0$', text, re.M))
+
+    assert predict(server, 0.0, 1) == [1]
+    eventually(lambda: is_counted(1), 60, "the request to be counted")
+    os.kill(server.workers()[0], signal.SIGKILL)
+    assert predict(server, 0.0, 2) == [2]
+    eventually(lambda: is_counted(2), 60, "the counts of both processes, added up")
+    (successor,) = server.workers()
+    assert "/slot-0.values" in Path(f"/proc/{successor}/maps").read_text()
 
 
 def test_a_killed_control_process_is_restarted_and_predictions_go_on(serve: Serve, scripted: Path) -> None:

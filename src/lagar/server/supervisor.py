@@ -260,7 +260,8 @@ class Supervisor:
         child.generation = self._generation
         child.metrics_slot = post.slot
         if post.slot is not None:
-            taken = {other.metrics_slot for other in self._children}
+            # a dead one may still be listened to: its successor goes on with its counts, and sets its gauges back
+            taken = {other.metrics_slot for other in self._children if other.alive}
             slots = itertools.count(post.slot, len(self._workers))
             child.metrics_slot = next(slot for slot in slots if slot not in taken)
         self._children[child] = post
