@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -34,10 +33,11 @@ import msgspec
 import lagar
 from lagar import settings
 from lagar.errors import HomeError, LagarError, Refused, SetupError, StoreAway, VersionExists
-from lagar.intake import archive, lock, mlmodel, sandbox, scan, sniff
+from lagar.intake import archive, content, lock, mlmodel, sandbox, scan, sniff
 from lagar.intake import folder as lagar_toml
 from lagar.intake.archive import Bounds
 from lagar.intake.confinement import Limits
+from lagar.intake.content import Content
 from lagar.intake.inspect import find_models
 from lagar.intake.lock import Requirements
 from lagar.intake.trial import Tried
@@ -54,8 +54,6 @@ OnStep = Callable[[str, str], None]
 Isolate = Callable[[Requirements], str]
 """Requirements that this environment does not meet → the interpreter of one that does and has Lagar."""
 STEPS: Final = ("scan", "load", "signature", "prove", "lock", "profile", "commit")
-_HIDDEN: Final = ("__pycache__", "node_modules")
-_CHUNK: Final = 4 * 1024**2
 _MAX_PICKLE: Final = 2 * 1024**3
 """Bytes of a file that is read whole to be scanned."""
 _STAGING: Final = "lagar-push-"
@@ -96,8 +94,7 @@ class Draft:
     @property
     def sha256(self) -> str:
         """The hash of all files of the original: what `NAME@HASH8` is made of."""
-        lines = sorted(f"{entry.path}\0{entry.sha256}\n" for entry in self.manifest.original.files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return content.files_hash(self.manifest.original.files)
 
 
 def push(
@@ -171,6 +168,7 @@ class _Intake:
         self._label = options.version or ""
         self._given: dict[str, str] = {}
         """Path in the private copy → the path that was given: people are told of theirs."""
+        self._example = ""
 
     def draft(self) -> Draft:
         with self._step("scan") as said:
@@ -268,36 +266,10 @@ class _Intake:
 
     def _staged(self, found: ModelSource) -> ModelSource:
         """A copy of everything that belongs to the version, and the source that lies in it."""
-        copy = _Copy(self._options.bounds)
-        given = Path(found.folder) if found.folder else Path(found.path)
-        whole = Path(found.path) if given.is_file() else given
-        target = self._root / "model"
-        if whole.is_file():
-            target = target / whole.name
-        self._given[str(target)] = str(whole)
-        copy.take(whole, target)
-        moved = {str(whole): str(target)}
-        for index, text in enumerate(dict.fromkeys(found.code)):
-            if _beneath(text, moved) is None:
-                place = self._root / "code" / (Path(text).name or "code")
-                if place.exists():
-                    place = self._root / f"code-{index}" / place.name
-                self._given[str(place)] = text
-                copy.take(Path(text), place)
-                moved[text] = str(place)
-        path = _beneath(found.path, moved)
-        handlers = _beneath(found.handlers, moved) if found.handlers else None
-        if path is None or (found.handlers and handlers is None):
-            outside = found.handlers if path is not None else found.path
-            raise SetupError(f"{outside} lies outside of {whole}; put it into the model's folder")
-        return msgspec.structs.replace(
-            found,
-            version=self._label or "1",
-            path=path,
-            folder=str(target) if found.folder else None,
-            code=tuple(_beneath(text, moved) or text for text in found.code),
-            handlers=handlers,
-        )
+        gathered = Content(found, self._options.bounds)
+        self._given = {str(self._root / place): given for place, given in gathered.given.items()}
+        self._example = gathered.example()
+        return gathered.copy(self._root, self._label or "1")
 
     # load and after
 
@@ -343,6 +315,7 @@ class _Intake:
             code=tuple(relative(code) for code in source.code),
             field_rules=source.field_rules,
             options=source.options,
+            example=self._example,
             requirements=requirements,
             memory_bytes=tried.memory_bytes,
             load_s=tried.load_s,
@@ -359,7 +332,7 @@ class _Intake:
         path = self._folder / lock.FILE
         path.write_text(made.text)
         draft.files[lock.FILE] = path
-        draft.manifest = msgspec.structs.replace(draft.manifest, lock=_entry(path, lock.FILE))
+        draft.manifest = msgspec.structs.replace(draft.manifest, lock=content.entry(path, lock.FILE))
         said.append(f"Python {tried.python}, {made.words}")
         if draft.manifest.requirements:
             said.append(f"an environment of its own: {', '.join(draft.manifest.requirements[:10])}")
@@ -374,7 +347,7 @@ class _Intake:
             draft.source, draft.manifest.signature, data.expanduser(), path, python=python, within=self._folder
         )
         draft.files[path.name] = path
-        draft.manifest = msgspec.structs.replace(draft.manifest, profile=_entry(path, path.name))
+        draft.manifest = msgspec.structs.replace(draft.manifest, profile=content.entry(path, path.name))
 
 
 @contextlib.contextmanager
@@ -441,76 +414,9 @@ def _sweep(parent: Path) -> None:
                 os.close(descriptor)
 
 
-class _Copy:
-    """Copies the parts of one version, counted."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self._files = 0
-        self._bytes = 0
-
-    def take(self, source: Path, target: Path) -> None:
-        """A file, or a folder without hidden files and caches; links that lead out of the folder are refused."""
-        if source.is_file():
-            self._file(source, target)
-            return
-        target.mkdir(parents=True, exist_ok=True)
-        root = source.resolve()
-        for place, folders, names in os.walk(source, followlinks=False):
-            folders[:] = sorted(name for name in folders if name[0] != "." and name not in _HIDDEN)
-            for name in (*folders, *sorted(names)):
-                path = Path(place) / name
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
-                    raise SetupError(
-                        f"{path} is a link to {os.readlink(path)!r}, outside of the folder; put a copy there"
-                    )
-                if path.is_symlink() and path.is_dir():
-                    raise SetupError(f"{path} is a link to a folder; put a copy there")
-            for name in names:
-                if name[0] != "." and not name.endswith(".pyc"):
-                    path = Path(place) / name
-                    self._file(path, target / path.relative_to(source))
-
-    def _file(self, source: Path, target: Path) -> None:
-        if not source.is_file():
-            raise SetupError(f"{source} is no regular file; leave it out of the model's folder")
-        self._files += 1
-        self._bytes += source.stat().st_size
-        bounds = self._bounds
-        if self._files > bounds.max_files:
-            raise SetupError(
-                f"{source.parent} has more than {bounds.max_files:,} files; push only what the model needs"
-            )
-        if self._bytes > bounds.max_bytes:
-            raise SetupError(
-                f"the version has more than {bounds.max_bytes:,} bytes with {source}; push only what the model needs"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def _beneath(text: str, moved: Mapping[str, str]) -> str | None:
-    """Where a path of the original lies in the copy; None when it was not copied."""
-    path = Path(text)
-    for was, now in moved.items():
-        if path.is_relative_to(was):
-            return str(Path(now) / path.relative_to(was))
-    return None
-
-
 def _entries(root: Path) -> tuple[list[FileEntry], dict[str, Path]]:
     files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-    return [_entry(path, name) for name, path in files.items()], files
-
-
-def _entry(path: Path, name: str) -> FileEntry:
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-            size += len(piece)
-    return FileEntry(name, digest.hexdigest(), size)
+    return [content.entry(path, name) for name, path in files.items()], files
 
 
 def _scanned(source: ModelSource, files: Sequence[Path]) -> set[str]:

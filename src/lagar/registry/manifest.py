@@ -93,6 +93,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Relative paths that become importable."""
     field_rules: dict[str, dict[str, Any]] = {}
     options: dict[str, Any] = {}
+    example: str = ""
+    """The rows it was tried with: a path among its files, or the SHA-256 of a file that lay beside it."""
     requirements: tuple[str, ...] = ()
     """What an environment for this version must hold, as requirement lines; () for this Lagar's own environment."""
     lock: FileEntry | None = None

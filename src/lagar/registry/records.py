@@ -157,6 +157,7 @@ def content_of(manifest: Manifest) -> str:
         manifest,
         version="",
         provenance=manifests.Provenance(who="", host="", at=0.0, source="", lagar=""),
+        example="",
         forms=manifest.forms[:1],  # the others follow from it
         golden=manifests.Golden(records=(), outputs={}),
         python="",
