@@ -134,6 +134,17 @@ def test_a_file_called_model_takes_the_name_of_its_folder(tmp_path: Path) -> Non
     assert only(tmp_path / "wine-2.0.pkl", name="red").name == "red"
 
 
+def test_a_folder_called_name_and_version_is_both(tmp_path: Path) -> None:
+    for folder in ("wine-v1.0.9", "wine-v1.0.10", "iris-2024", "plain"):
+        put(tmp_path / folder / "model.pkl")
+    found = find_models([tmp_path])
+    assert [f"{source.name}@{source.version}" for source in found.sources] == [
+        "iris-2024@1", "plain@1", "wine@v1.0.9", "wine@v1.0.10"
+    ]  # fmt: skip
+    assert found.live["wine"] == "v1.0.10"
+    assert only(tmp_path / "wine-v1.0.9").version == "v1.0.9"
+
+
 @pytest.mark.parametrize("name", ["a b", "", "-a", "a/b", "é", "a" * 101])
 def test_a_name_is_checked(tmp_path: Path, name: str) -> None:
     with pytest.raises(SetupError, match="1 to 100 of the characters"):

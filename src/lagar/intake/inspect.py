@@ -1,8 +1,10 @@
 """Paths on disk → model sources: names, versions, kinds and `lagar.toml`; nothing is opened with a model library.
 
-Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/`, else the file's stem; a file called
-`model.*` takes the name of its folder when it was given with one (`wine/model.joblib` is `wine`), else it is `model`.
-Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/`, else "1".
+`survey` lists the places where a version should be, by their names alone; `source_at` reads what lies at one.
+
+Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-VERSION/`, else the file's stem;
+a file called `model.*` takes the name of its folder when it was given with one (`wine/model.joblib` is `wine`), else it
+is `model`. Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-VERSION/`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,28 @@ from lagar.registry.model import ModelSource
 from lagar.registry.versions import greatest, is_name, natural_key
 
 _VERSION_FOLDER = re.compile(r"[vV]?\d+([._-][A-Za-z0-9]+)*")
+_NAME_AND_VERSION = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*?)-(?P<version>[vV]\d+([._-][A-Za-z0-9]+)*)")
 _GENERIC_STEM = "model"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where one version should be: a model file, or the folder that is it."""
+
+    path: Path
+    name: str
+    version: str = ""
+    """What the path says; "" when it says none."""
+    given: bool = False
+    """True for a path that was given itself, false for what a given folder holds."""
+
+
+class Common(msgspec.Struct, frozen=True):
+    """What the command line says about every path."""
+
+    name: str | None = None
+    code: tuple[str, ...] = ()
+    example: str | None = None
+    trust: bool = False
 
 
 class FoundModels(msgspec.Struct, frozen=True):
@@ -35,18 +58,6 @@ class FoundModels(msgspec.Struct, frozen=True):
     """One line per file of a folder that looks like a model and is not served."""
 
 
-class _Common(msgspec.Struct):
-    """What the command line says about every path."""
-
-    name: str | None
-    code: tuple[str, ...]
-    example: str | None
-    trust: bool
-    skipped: list[str]
-    names: set[str]
-    """The names that the paths themselves give."""
-
-
 def find_models(
     paths: list[Path],
     *,
@@ -55,36 +66,84 @@ def find_models(
     example: Path | None = None,
     trust: bool = False,
 ) -> FoundModels:
-    """Every model version under the paths, with the live version of each model.
+    """Every model version under the paths, with the live version of each model; a version without a label is "1".
 
     Raises SetupError (or a subclass) with one line that says which path, what is wrong and what to do.
     """
-    if not paths:
-        raise SetupError("no model was given; name a model file or a folder: lagar serve model.joblib")
-    if name is not None:
-        _check_name("--name", name)
-    common = _Common(
-        name=name,
-        code=tuple(str(_existing(path, "--code")) for path in code or ()),
-        example=str(_existing(example, "--example")) if example is not None else None,
-        trust=trust,
-        skipped=[],
-        names=set(),
-    )
-    sources: list[ModelSource] = []
-    for path in paths:
-        sources.extend(_found_at(path, common))
-    if name is not None and len(common.names) > 1:
-        raise SetupError(
-            f"--name names one model, and {len(common.names)} were found: {', '.join(sorted(common.names))}"
-        )
-    _refuse_twice(sources)
+    common = common_of(name=name, code=code or (), example=example, trust=trust)
+    places, skipped = survey(paths)
+    sources = []
+    for place in places:
+        source = source_at(place, common)
+        sources.append(msgspec.structs.replace(source, version=source.version or "1"))
+    refuse_together(places, sources, common)
     names = {source.name for source in sources}
-    if example is not None and len(names) > 1:
-        raise SetupError(f"--example belongs to one model, and {len(names)} were found: {', '.join(sorted(names))}")
     live = {model: greatest(source.version for source in sources if source.name == model) for model in sorted(names)}
     ordered = sorted(sources, key=lambda source: (source.name, natural_key(source.version)))
-    return FoundModels(tuple(ordered), live, tuple(common.skipped))
+    return FoundModels(tuple(ordered), live, skipped)
+
+
+def common_of(*, name: str | None, code: Iterable[Path], example: Path | None, trust: bool) -> Common:
+    """What was said about every path, with the files that it names looked for; raises SetupError."""
+    if name is not None:
+        _check_name("--name", name)
+    return Common(
+        name=name,
+        code=tuple(str(_existing(path, "--code")) for path in code),
+        example=str(_existing(example, "--example")) if example is not None else None,
+        trust=trust,
+    )
+
+
+def survey(paths: Iterable[Path]) -> tuple[tuple[Place, ...], tuple[str, ...]]:
+    """The places under the paths, and a line for each file whose format is not served.
+
+    Raises SetupError for a path that is not there, and for a folder without a model.
+    """
+    places: list[Place] = []
+    skipped: list[str] = []
+    for path in paths:
+        places.extend(places_at(path.expanduser().absolute(), skipped))
+    if not places:
+        raise SetupError("no model was given; name a model file or a folder: lagar serve model.joblib")
+    return tuple(places), tuple(skipped)
+
+
+def source_at(place: Place, common: Common) -> ModelSource:
+    """What lies at a place; its `version` is "" where neither the path nor lagar.toml says one. Raises SetupError."""
+    try:
+        if place.path.is_file():
+            return _file(place.path, common, place)
+        if _is_model_folder(place.path):
+            return _model_folder(place.path, common, place)
+        return _file(_only_file(place.path), common, place)
+    except PermissionError as error:
+        raise SetupError(f"{place.path} cannot be read: {error.strerror}: {error.filename}") from None
+
+
+def refuse_together(places: Iterable[Place], sources: Iterable[ModelSource], common: Common) -> None:
+    """Raise SetupError when what was found cannot be served by one server with what was said about it."""
+    sources = list(sources)
+    if common.name is not None:
+        names = {_own_name(place) for place in places}
+        if len(names) > 1:
+            raise SetupError(f"--name names one model, and {len(names)} were found: {', '.join(sorted(names))}")
+    seen: dict[tuple[str, str], ModelSource] = {}
+    for source in sources:
+        other = seen.setdefault((source.name, source.version), source)
+        if other is not source:
+            label = f"{source.name}@{source.version}" if source.version else source.name
+            raise SetupError(
+                f"{other.path} and {source.path} are both {label}; give them other names, or folders NAME/VERSION/"
+            )
+    names = {source.name for source in sources}
+    if common.example is not None and len(names) > 1:
+        raise SetupError(f"--example belongs to one model, and {len(names)} were found: {', '.join(sorted(names))}")
+
+
+def _own_name(place: Place) -> str:
+    toml = place.path / lagar_toml.NAME
+    return (lagar_toml.read(place.path).name if toml.is_file() else None) or place.name
 
 
 def _existing(path: Path, flag: str) -> Path:
@@ -94,38 +153,39 @@ def _existing(path: Path, flag: str) -> Path:
     return path
 
 
-def _found_at(path: Path, common: _Common) -> list[ModelSource]:
-    path = path.expanduser().absolute()
+def places_at(path: Path, skipped: list[str]) -> list[Place]:
+    """The places at or under one path; raises SetupError where there is none."""
     try:
         if path.is_dir():
-            return _in_folder(path, common)
+            return _in_folder(path, skipped)
         if path.is_file():
             given_in_folder = is_name(path.parent.name)
             name = path.parent.name if path.stem == _GENERIC_STEM and given_in_folder else path.stem
-            return [_file(path, common, name, None)]
+            return [Place(path, name, given=True)]
     except PermissionError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}: {error.filename}") from None
     raise SetupError(f"{path}: no such file or folder")
 
 
-def _in_folder(folder: Path, common: _Common) -> list[ModelSource]:
+def _in_folder(folder: Path, skipped: list[str]) -> list[Place]:
     """A folder that is a model, a model with versions, or a folder of models."""
     if _is_model_folder(folder):
-        return [_model_folder(folder, common, None, None)]
+        return [_named(folder, given=True)]
     if (folder / "saved_model.pb").exists():
         raise UnsupportedModel(
             f"{folder} is a TensorFlow SavedModel, which Lagar does not serve; convert it: "
             f"python -m tf2onnx.convert --saved-model {folder.name} --output model.onnx"
         )
-    sources: list[ModelSource] = []
+    places: list[Place] = []
     for child in _folders(folder):
-        sources.extend(_child(folder, child, common))
+        places.extend(_child(folder, child))
     files, refused = _files(folder)
-    if len(files) == 1 and files[0].stem == _GENERIC_STEM and not sources:
-        sources.append(_file(files[0], common, folder.name, None))
+    if len(files) == 1 and files[0].stem == _GENERIC_STEM and not places:
+        named = _named(folder, given=True)
+        places.append(msgspec.structs.replace(named, path=files[0]))
     else:
-        sources.extend(_file(file, common, file.stem, None) for file in files)
-    if not sources:
+        places.extend(Place(file, file.stem) for file in files)
+    if not places:
         if refused:
             sniff(refused[0])  # says by name what the file is
             raise unsupported(f"a {refused[0].suffix} file", refused[0])
@@ -133,23 +193,25 @@ def _in_folder(folder: Path, common: _Common) -> list[ModelSource]:
             f"{folder} holds no model: expected a model file ({' '.join(sorted(MODEL_SUFFIXES))}), a lagar.toml, "
             "an MLmodel, or folders NAME/VERSION/ with one of them"
         )
-    common.skipped.extend(f"{path} is not served: {path.suffix} is not supported" for path in refused)
-    return sources
+    skipped.extend(f"{path} is not served: {path.suffix} is not supported" for path in refused)
+    return places
 
 
-def _child(parent: Path, child: Path, common: _Common) -> list[ModelSource]:
+def _child(parent: Path, child: Path) -> list[Place]:
     """A folder inside a folder of models: NAME with a model or with VERSIONs in it, or a VERSION of its parent."""
     if _holds_model(child):
         if _VERSION_FOLDER.fullmatch(child.name):
-            return [_leaf(child, common, parent.name, child.name)]
-        return [_leaf(child, common, child.name, None)]
-    return [_leaf(version, common, child.name, version.name) for version in _folders(child) if _holds_model(version)]
+            return [Place(child, parent.name, child.name)]
+        return [_named(child)]
+    return [Place(version, child.name, version.name) for version in _folders(child) if _holds_model(version)]
 
 
-def _leaf(folder: Path, common: _Common, name: str, version: str | None) -> ModelSource:
-    if _is_model_folder(folder):
-        return _model_folder(folder, common, name, version)
-    return _file(_only_file(folder), common, name, version)
+def _named(folder: Path, *, given: bool = False) -> Place:
+    """The place of a folder that is one model, called NAME or NAME-v1.0.1."""
+    both = _NAME_AND_VERSION.fullmatch(folder.name)
+    if both is None:
+        return Place(folder, folder.name, given=given)
+    return Place(folder, both["name"], both["version"], given)
 
 
 def _is_model_folder(folder: Path) -> bool:
@@ -189,11 +251,11 @@ def _only_file(folder: Path) -> Path:
     return generic[0] if len(files) > 1 else files[0]
 
 
-def _file(path: Path, common: _Common, name: str, version: str | None) -> ModelSource:
+def _file(path: Path, common: Common, place: Place) -> ModelSource:
     kind = sniff(path)
     return ModelSource(
-        name=_name(path, common, name),
-        version=_version(path, version or "1"),
+        name=_name(place, common, place.name),
+        version=_version(path, place.version),
         path=str(path),
         kind=kind.kind,
         pickled=kind.pickled,
@@ -204,15 +266,16 @@ def _file(path: Path, common: _Common, name: str, version: str | None) -> ModelS
     )
 
 
-def _model_folder(folder: Path, common: _Common, name: str | None, version: str | None) -> ModelSource:
+def _model_folder(folder: Path, common: Common, place: Place) -> ModelSource:
     toml = folder / lagar_toml.NAME
     content = lagar_toml.read(folder) if toml.is_file() else lagar_toml.LagarToml()
-    if content.version is not None and version is not None and content.version != version:
-        raise SetupError(f"{toml} says version {content.version!r} and lies in the folder {version!r}; let them agree")
-    chosen_version = content.version or version or "1"
+    if content.version is not None and place.version and content.version != place.version:
+        raise SetupError(
+            f"{toml} says version {content.version!r} and lies in the folder {folder.name!r}; let them agree"
+        )
     source = ModelSource(
-        name=_name(folder, common, content.name or name or folder.name),
-        version=_version(folder, chosen_version),
+        name=_name(place, common, content.name or place.name),
+        version=_version(folder, content.version or place.version),
         path=str(folder),
         kind="custom",
         folder=str(folder) if toml.is_file() else None,
@@ -267,9 +330,8 @@ def _inside(toml: Path, folder: Path, text: str, key: str) -> Path:
     return path
 
 
-def _name(path: Path, common: _Common, name: str) -> str:
-    common.names.add(name)
-    return common.name or _check_name(str(path), name)
+def _name(place: Place, common: Common, name: str) -> str:
+    return common.name or _check_name(str(place.path), name)
 
 
 def _check_name(where: str, name: str) -> str:
@@ -282,23 +344,12 @@ def _check_name(where: str, name: str) -> str:
 
 
 def _version(path: Path, version: str) -> str:
-    if not is_name(version):
+    if version and not is_name(version):
         raise SetupError(
             f"{path}: a version has 1 to 100 of the characters A-Z a-z 0-9 . _ - and begins with a letter or digit, "
             f"got {version!r}"
         )
     return version
-
-
-def _refuse_twice(sources: Iterable[ModelSource]) -> None:
-    seen: dict[tuple[str, str], ModelSource] = {}
-    for source in sources:
-        other = seen.setdefault((source.name, source.version), source)
-        if other is not source:
-            raise SetupError(
-                f"{other.path} and {source.path} are both {source.name}@{source.version}; "
-                "give them other names, or folders NAME/VERSION/"
-            )
 
 
 def _sha256(path: Path) -> str:
