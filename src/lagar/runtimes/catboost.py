@@ -99,9 +99,9 @@ class CatboostHead(Head):
     def __init__(self, model: Any, threads: int) -> None:
         self._model = model
         self._threads = threads
-        loss = _loss(model)
+        loss = self.loss = _loss(model)
         classes = list(model.classes_) if model.classes_ is not None else []
-        self._classes: Array | None = np.asarray(classes) if len(classes) else None
+        self.labels: Array | None = np.asarray(classes) if len(classes) else None
         is_classifier = loss in _CLASS_LOSSES or (not loss and len(classes) > 0)
         multi_label = loss in _MULTI_LABEL
         self.task: Task = "classifier" if is_classifier or multi_label else "regressor"
@@ -130,7 +130,7 @@ class CatboostHead(Head):
 
     def _as_classes(self, labels: Array) -> Array:
         """CatBoost answers "True" and "False" as text where the classes are booleans."""
-        if self._classes is not None and self._classes.dtype == np.bool_ and labels.dtype.kind in "UO":
+        if self.labels is not None and self.labels.dtype == np.bool_ and labels.dtype.kind in "UO":
             return np.asarray([str(label) == "True" for label in labels])
         return labels
 

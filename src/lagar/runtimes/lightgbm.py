@@ -47,7 +47,7 @@ def of_object(model: Any, threads: int) -> Opened:
     import lightgbm
 
     head = head_of(model, threads)
-    fields, categories, named = _fields(head.booster)
+    fields, categories, named = fields_of(head.booster)
     take: Input = CodesInput(categories) if categories else MatrixInput()
     draft = Draft(
         fields=fields,
@@ -92,27 +92,27 @@ class LightgbmHead(Head):
             is_classifier = False  # trained on probabilities: it answers one
         self.task: Task = "classifier" if is_classifier else "regressor"
         self._custom = wrapper is not None and callable(getattr(wrapper, "_objective", None))
-        self._classes: Array | None = None
+        self.labels: Array | None = None
         self.classes: tuple[Scalar, ...] | None = None
         self.names: tuple[str, ...] = ("predict",)
         self.meanings = {"predict": "the predicted value"}
         if self._custom:
             self.task = "unknown"
         elif is_classifier:
-            self._classes = np.asarray(own) if own is not None else np.arange(classes)
-            self.classes = scalars(self._classes)
+            self.labels = np.asarray(own) if own is not None else np.arange(classes)
+            self.classes = scalars(self.labels)
             self.names = ("predict", "predict_proba")
             self.meanings = {"predict": "the predicted class", "predict_proba": "the probability of each class"}
         self.native = self.names
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         values = self.booster.predict(x, num_threads=self._threads)
-        if self._classes is None:
+        if self.labels is None:
             return {"predict": one_per_row(values)}
         proba = np.vstack((1.0 - values, values)).transpose() if values.ndim == 1 else values
         found: Outputs = {}
         if "predict" in names:
-            found["predict"] = plain(self._classes.take(np.argmax(proba, axis=1), axis=0))
+            found["predict"] = plain(self.labels.take(np.argmax(proba, axis=1), axis=0))
         if "predict_proba" in names:
             found["predict_proba"] = np.ascontiguousarray(plain(proba))
         return found
@@ -125,7 +125,7 @@ def _objective(booster: Any) -> str:
     return found.group(1).strip() if found else ""
 
 
-def _fields(booster: Any) -> tuple[list[Field], dict[int, Sequence[Any]], bool]:
+def fields_of(booster: Any) -> tuple[list[Field], dict[int, Sequence[Any]], bool]:
     head = booster.model_to_string(num_iteration=1).partition("\nTree=")[0]
     found = re.search(r"^feature_infos=(.*)$", head, re.MULTILINE)
     infos = found.group(1).split(" ") if found else []

@@ -53,7 +53,7 @@ def of_object(model: Any, threads: int) -> Opened:
 
     head = head_of(model, threads)
     booster = head.booster
-    fields, categories = _fields(booster)
+    fields, categories = fields_of(booster)
     take: Input = CodesInput(categories) if categories else MatrixInput()
     draft = Draft(
         fields=fields,
@@ -90,29 +90,30 @@ class XgboostHead(Head):
         booster.set_param({"nthread": threads})
         learner = json.loads(booster.save_config())["learner"]
         objective: str = learner["objective"]["name"]
-        self._trees = learner["gradient_booster"]["name"] != "gblinear"
-        self._missing = np.nan if wrapper is None else wrapper.missing
-        self._range = _iteration_range(booster, wrapper)
+        self.has_trees = learner["gradient_booster"]["name"] != "gblinear"
+        self.missing = np.nan if wrapper is None else wrapper.missing
+        self.iterations = _iteration_range(booster, wrapper)
         count = int(learner["learner_model_param"].get("num_class", "0"))
         targets = int(learner["learner_model_param"].get("num_target", "1"))
         self._binary = objective in {"binary:logistic", "binary:logitraw", "binary:hinge"}
         self._hinge = objective == "binary:hinge"
+        self.answers_each_class = objective in {"multi:softmax", "multi:softprob"}
         if objective == "multi:softmax":  # gives labels only; the same trees give probabilities
             booster.set_param({"objective": "multi:softprob"})
         is_classifier = self._binary or objective.startswith("multi:")
-        self._multi_label = is_classifier and self._binary and targets > 1
+        self.is_multi_label = is_classifier and self._binary and targets > 1
         self.meanings = {"predict": "the predicted value"}
         self.classes: tuple[Scalar, ...] | None = None
-        self._classes: Array | None = None
+        self.labels: Array | None = None
         if is_classifier:
             own = getattr(wrapper, "classes_", None)
-            self._classes = np.asarray(own) if own is not None else np.arange(max(count, 2))
-            self.classes = None if self._multi_label else scalars(self._classes)
+            self.labels = np.asarray(own) if own is not None else np.arange(max(count, 2))
+            self.classes = None if self.is_multi_label else scalars(self.labels)
             self.meanings = {"predict": "the predicted class", "predict_proba": "the probability of each class"}
         self.task: Task = "classifier" if is_classifier else "regressor"
         # A raw margin or a hinge is no probability.
         has_proba = is_classifier and objective not in {"binary:logitraw", "binary:hinge"}
-        self._border = 0.0 if objective == "binary:logitraw" else 0.5
+        self.border = 0.0 if objective == "binary:logitraw" else 0.5
         self.names: tuple[str, ...] = ("predict", "predict_proba") if has_proba else ("predict",)
         self.native = self.names
 
@@ -130,20 +131,20 @@ class XgboostHead(Head):
         return found
 
     def _labels(self, values: Array) -> Array:
-        assert self._classes is not None
-        if self._multi_label:
-            return (values > self._border).astype(np.int64)
-        index = np.argmax(values, axis=1) if values.ndim == 2 else (values > self._border).astype(np.int64)
-        return plain(self._classes.take(index, axis=0))
+        assert self.labels is not None
+        if self.is_multi_label:
+            return (values > self.border).astype(np.int64)
+        index = np.argmax(values, axis=1) if values.ndim == 2 else (values > self.border).astype(np.int64)
+        return plain(self.labels.take(index, axis=0))
 
     def _values(self, x: Any) -> Array:
-        if self._trees:
+        if self.has_trees:
             return self.booster.inplace_predict(  # type: ignore[no-any-return]
-                x, iteration_range=self._range, missing=self._missing, validate_features=False
+                x, iteration_range=self.iterations, missing=self.missing, validate_features=False
             )
         import xgboost
 
-        data = xgboost.DMatrix(x, missing=self._missing, feature_names=None)
+        data = xgboost.DMatrix(x, missing=self.missing, feature_names=None)
         return self.booster.predict(data, validate_features=False)  # type: ignore[no-any-return]
 
 
@@ -154,7 +155,7 @@ def _iteration_range(booster: Any, wrapper: Any) -> tuple[int, int]:
     return (0, int(best) + 1) if from_wrapper and best is not None else (0, 0)
 
 
-def _fields(booster: Any) -> tuple[list[Field], dict[int, Sequence[Any]]]:
+def fields_of(booster: Any) -> tuple[list[Field], dict[int, Sequence[Any]]]:
     width = booster.num_features()
     names = booster.feature_names or unnamed(width)
     types = booster.feature_types or ["float"] * width
