@@ -69,9 +69,9 @@ class Content:
                 name = Path(text).name or "code"
                 taken = f"code/{name}" in self.given
                 self._take(Path(text), f"code-{index}/{name}" if taken else f"code/{name}")
-        for text in (found.path, found.handlers):
-            if text and self.place(text) is None:
-                raise SetupError(f"{text} lies outside of {whole}; put it into the model's folder")
+        for wanted in (found.path, found.handlers):
+            if wanted and self.place(wanted) is None:
+                raise SetupError(f"{wanted} lies outside of {whole}; put it into the model's folder")
 
     def place(self, text: str) -> str | None:
         """Where a path lies in the version; None when it is no part of it."""

@@ -69,6 +69,11 @@ class Cache:
                 if lock.stem not in kept and lock.stat().st_mtime < until:
                     yield lock.stem
 
+    def touch(self, key: str) -> None:
+        """Say that a folder is in use: it is not among the unused ones for a while."""
+        with explained(self.root, "cannot be changed"), contextlib.suppress(FileNotFoundError):
+            os.utime(self.root / f"{key}.lock")
+
     def remove(self, key: str) -> None:
         """Remove one folder; who asks for it later gets it laid out again."""
         with explained(self.root, "cannot be changed"), self._locked(key):

@@ -116,6 +116,19 @@ def list_versions(connection: Connection, model: str) -> list[Version]:
     return sorted((_version(row) for row in rows), key=lambda version: natural_key(version.version))
 
 
+def holding(connection: Connection, sha256: str, limit: int) -> list[Version]:
+    """Versions of any model that have this file, newest first."""
+    versions, artifacts = tables.versions, tables.artifacts
+    rows = connection.execute(
+        sa.select(versions)
+        .join(artifacts, artifacts.c.seq == versions.c.seq)
+        .where(artifacts.c.sha256 == sha256)
+        .order_by(versions.c.seq.desc())
+        .limit(limit)
+    )
+    return [_version(row) for row in rows]
+
+
 def aliases(connection: Connection, model: str) -> dict[str, str]:
     """Alias → version, by name."""
     table = tables.aliases

@@ -28,36 +28,11 @@ class S3Store:
     """A prefix of a bucket."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str | None = None) -> None:
-        try:
-            import obstore
-            from obstore.store import S3Store as Bucket
-        except ImportError:
-            raise MissingLibrary(
-                "LAGAR_STORE names an S3 store, which needs obstore: pip install 'lagar[s3]'"
-            ) from None
-        self.name = f"the store s3://{bucket}/{prefix}".rstrip("/") + (f" at {endpoint}" if endpoint else "")
+        self._bucket: Any = open_bucket(bucket, prefix or None, endpoint)
+        import obstore
+
         self._obstore: Any = obstore
-        where: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-        self._bucket: Any = Bucket(
-            bucket,
-            prefix=prefix or None,
-            virtual_hosted_style_request=endpoint is None,
-            client_options={
-                "allow_http": bool(endpoint and endpoint.startswith("http://")),
-                "connect_timeout": "5s",
-                "timeout": "300s",
-            },
-            retry_config={
-                "max_retries": 3,
-                "retry_timeout": timedelta(seconds=15),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=2),
-                    "base": 2,
-                },
-            },
-            **where,
-        )
+        self.name = f"the store s3://{bucket}/{prefix}".rstrip("/") + (f" at {endpoint}" if endpoint else "")
 
     def put(self, file: Path, sha256: str) -> None:
         with self._explained():
@@ -124,17 +99,58 @@ class S3Store:
 
     @contextlib.contextmanager
     def _explained(self, sha256: str = "") -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            if not sha256:
-                raise StoreAway(f"{self.name} has no such bucket: make it, or mend LAGAR_STORE") from None
-            raise gone(sha256, self.name) from None
-        except self._obstore.exceptions.BaseError as error:
-            raise StoreAway(
-                f"{self.name} cannot be used: {_cause(str(error))}; see that it runs, and that LAGAR_STORE, "
-                "AWS_ENDPOINT_URL and the credentials are right"
-            ) from None
+        with s3_errors(self.name, "LAGAR_STORE"):
+            try:
+                yield
+            except FileNotFoundError:
+                if not sha256:
+                    raise
+                raise gone(sha256, self.name) from None
+
+
+def open_bucket(bucket: str, prefix: str | None, endpoint: str | None) -> Any:
+    """The client of a bucket, below a prefix."""
+    try:
+        from obstore.store import S3Store as Bucket
+    except ImportError:
+        raise MissingLibrary(f"s3://{bucket} needs obstore: pip install 'lagar[s3]'") from None
+    where: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    return Bucket(
+        bucket,
+        prefix=prefix,
+        virtual_hosted_style_request=endpoint is None,
+        client_options={
+            "allow_http": bool(endpoint and endpoint.startswith("http://")),
+            "connect_timeout": "5s",
+            "timeout": "300s",
+        },
+        retry_config={
+            "max_retries": 3,
+            "retry_timeout": timedelta(seconds=15),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=100),
+                "max_backoff": timedelta(seconds=2),
+                "base": 2,
+            },
+        },
+        **where,
+    )
+
+
+@contextlib.contextmanager
+def s3_errors(name: str, setting: str = "the path") -> Iterator[None]:
+    """What S3's client raises, as StoreAway that says what to look at."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreAway(f"{name} has no such bucket: make it, or mend {setting}") from None
+    except BaseError as error:
+        raise StoreAway(
+            f"{name} cannot be used: {_cause(str(error))}; see that it runs, and that {setting}, AWS_ENDPOINT_URL and "
+            "the credentials are right"
+        ) from None
 
 
 def _cause(text: str) -> str:

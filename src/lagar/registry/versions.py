@@ -32,6 +32,14 @@ def greatest(versions: Iterable[str]) -> str:
     return max(versions, key=natural_key)
 
 
+def short(sha256: str) -> str:
+    """The first eight digits of a hash; more where these alone are a number: a push would count on from it."""
+    length = 8
+    while sha256[:length].isdigit() and length < len(sha256):
+        length += 1
+    return sha256[:length]
+
+
 def is_name(text: str) -> bool:
     """Whether text may name a model or a version: it stands in paths, labels and file names."""
     return _NAME.fullmatch(text) is not None

@@ -1,0 +1,61 @@
+"""How the intake of models at the start is shown: a line per model at a terminal, the log otherwise."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from lagar.intake.paths import Progress
+from lagar.logs import Log
+
+
+class Lines:
+    """On a terminal: a finished line per model, and below them what is being done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._running: dict[Path, str] = {}
+        self._lock = threading.Lock()
+
+    def step(self, path: Path, step: str) -> None:
+        with self._lock:
+            self._running[path] = step
+            self._write("")
+
+    def taken(self, path: Path, version: str, seconds: float) -> None:
+        with self._lock:
+            self._running.pop(path, None)
+            self._write(f"lagar: {path.name} is {version}, taken in in {seconds:.1f} s\n")
+
+    def said(self, text: str) -> None:
+        with self._lock:
+            self._write(f"lagar: {text}\n")
+
+    def _write(self, line: str) -> None:
+        running = ", ".join(f"{path.name} ({step})" for path, step in self._running.items())
+        below = f"lagar: taking in {running}"[:99] if running else ""
+        self._stream.write(f"\r\x1b[K{line}{below}")
+        self._stream.flush()
+
+
+class Logged:
+    """In the log: what has been taken in."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def step(self, path: Path, step: str) -> None:
+        self._log.debug("intake", path=str(path), step=step)
+
+    def taken(self, path: Path, version: str, seconds: float) -> None:
+        self._log.info("taken in", path=str(path), version=version, seconds=round(seconds, 2))
+
+    def said(self, text: str) -> None:
+        self._log.warning(text)
+
+
+def progress(log: Log, *, plain: bool, stream: TextIO = sys.stderr) -> Progress:
+    """Lines on a terminal that may be written over; `plain` where the person asked for none of that."""
+    return Logged(log) if plain or not stream.isatty() else Lines(stream)
