@@ -8,28 +8,13 @@ from pathlib import Path
 import msgspec
 
 from lagar.forms.original import Original
+from lagar.registry.proof import EXACT, Criterion
+
+__all__ = ["EXACT", "Candidate", "Criterion", "NotApplicable", "candidates"]
 
 
 class NotApplicable(Exception):
     """This candidate is not for this model; the message is the reason, in words that its user understands."""
-
-
-class Criterion(msgspec.Struct, frozen=True):
-    """How far a form's numbers may be from the original's: |got - was| <= absolute + relative · |was|.
-
-    Labels, types, shapes and errors always have to be the same. With both 0 every bit counts, the sign of a zero
-    left out.
-    """
-
-    absolute: float = 0.0
-    relative: float = 0.0
-
-    @property
-    def exact(self) -> bool:
-        return self.absolute == 0.0 and self.relative == 0.0
-
-
-EXACT = Criterion()
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -45,5 +30,6 @@ class Candidate(msgspec.Struct, frozen=True):
     """The extra of Lagar that building needs: a missing library is "not applicable" and names it."""
 
 
-CANDIDATES: tuple[Candidate, ...] = ()
-"""In no order: each that proves is timed."""
+def candidates() -> tuple[Candidate, ...]:
+    """All of them, in no order: each that proves is timed. Builders are imported here: they import this module."""
+    return ()

@@ -1,0 +1,417 @@
+"""The proof: a candidate gives what the original gives, on hostile rows, alone and in company, errors included.
+
+An `Exam` is written once per original: its rows, in calls of several sizes, with what the original answers or how it
+refuses. Each candidate sits the same exam. Numbers are held to the family's criterion, but never tighter than the
+original holds itself to: four times what its own answers differ by between one row and many, per kind of rows.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lagar.errors import LagarError
+from lagar.forms.original import Original
+from lagar.forms.rows import ORDINARY, Group, taken
+from lagar.registry.proof import Criterion, Violation
+from lagar.registry.signature import Signature
+from lagar.types import Array, Outputs, Predictor, Rows
+
+SIZES: Final = (1000, 32, 7, 3, 2, 1)
+"""The first two are asked for every row, the others for some."""
+_FEW: Final = {7: 30, 3: 40, 2: 40, 1: 480}
+"""Calls of the original of the smaller sizes; a candidate answers every row alone."""
+_SINGLE_S: Final = 6.0
+"""Seconds that the original's single rows may take."""
+_SLACK: Final = 4.0
+_UNSTEADY: Final = 1e-5
+"""A relative difference of the original to itself on ordinary rows above which its answers depend on company."""
+_LABELLED: Final = frozenset({"classifier", "outlier", "clusterer"})
+
+
+class NotProvable(Exception):
+    """The original gives no steady answers to be held to; the message says how."""
+
+
+class Call(NamedTuple):
+    """One call of the exam and what the original did: an answer, or the class of its refusal."""
+
+    rows: NDArray[np.intp]
+    answer: Outputs | None
+    refusal: str
+
+
+class Refused(NamedTuple):
+    """A row that the original refuses alone, and how it refuses it among rows that it answers."""
+
+    kind: str
+    row: Rows
+    refusal: str
+    among: Rows
+    refusal_among: str
+
+
+class Result(NamedTuple):
+    """What a candidate's exam showed."""
+
+    rows: int
+    calls: int
+    worst: float
+    violation: Violation | None
+
+
+class Exam:
+    """The rows of a proof with the original's answers; pure data once it is made."""
+
+    def __init__(self, original: Original, groups: Sequence[Group], *, seed: int = 0) -> None:
+        self.signature: Signature = original.signature
+        self.outputs = original.outputs
+        self._random = np.random.default_rng(seed)
+        good, kinds, refused = _sorted_out(original, groups)
+        if good is None:
+            raise NotProvable("the original answers none of the rows that were made for it")
+        self.rows = good
+        self.kinds = kinds
+        self.kind_names = tuple(dict.fromkeys(kinds.tolist()))
+        self.counts = {group.kind: group.rows.n for group in groups}
+        self.groups = np.char.add(np.char.add(kinds, "/"), _magnitudes(good))
+        """Rows of a kind whose numbers are about as large: what the original's jitter is measured for."""
+        self.calls = list(self._asked(original))
+        self.reference = self._referred()
+        self.jitter, self.undecided = self._measured()
+        self.refused = [self._in_company(original, *each) for each in _spread(refused, 120)]
+        self.refused_rows = len(refused)
+        self._check_steady()
+
+    @property
+    def worst_jitter(self) -> float:
+        """The largest difference of the original to itself."""
+        return max((float(value) for by_kind in self.jitter.values() for value in by_kind.values()), default=0.0)
+
+    def ordinary(self) -> Rows:
+        """Rows of every day that the original answers: what time is measured with."""
+        picked = np.flatnonzero(np.isin(self.kinds, ORDINARY))
+        return taken(self.rows, picked if len(picked) else np.arange(self.rows.n))
+
+    def sit(self, candidate: Predictor, criterion: Criterion) -> Result:
+        """Have a candidate answer everything; ends at the first violation."""
+        tally = _Tally(self, criterion)
+        calls = 0
+        for call in (*self.calls, *self._singles()):
+            calls += 1
+            answer, refusal = _ask(candidate, taken(self.rows, call.rows), self.outputs)
+            tally.compare(call, answer, refusal)
+            if tally.violation is not None:
+                return Result(self.rows.n + len(self.refused), calls, tally.worst, tally.violation)
+        for case in self.refused:
+            calls += 2
+            violation = self._refusals(candidate, case)
+            if violation is not None:
+                return Result(self.rows.n + len(self.refused), calls, tally.worst, violation)
+        return Result(self.rows.n + len(self.refused), calls, tally.worst, None)
+
+    # How it is made.
+
+    def _asked(self, original: Original) -> Iterator[Call]:
+        order = self._random.permutation(self.rows.n)
+        for size in SIZES:
+            until = time.monotonic() + _SINGLE_S
+            for place, start in enumerate(range(0, self.rows.n, size)):
+                if size in _FEW and (place >= _FEW[size] or time.monotonic() > until):
+                    break
+                index = order[start : start + size]
+                answer, refusal = _ask(original.predictor, taken(self.rows, index), self.outputs)
+                yield Call(index, answer, refusal)
+            order = self._random.permutation(self.rows.n)
+            if size == 2:  # next come single rows: where answers turn it shows first whether the original is steady
+                order = np.concatenate([order[self.kinds[order] == "edges"], order[self.kinds[order] != "edges"]])
+        first = np.sort(order[:32])
+        for _ in range(2):  # the same call again: a model may draw lots
+            answer, refusal = _ask(original.predictor, taken(self.rows, first), self.outputs)
+            yield Call(first, answer, refusal)
+
+    def _singles(self) -> Iterator[Call]:
+        """Every row alone, against the reference."""
+        for row in range(self.rows.n):
+            index = np.array([row])
+            yield Call(index, {name: values[index] for name, values in self.reference.items()}, "")
+
+    def _referred(self) -> Outputs:
+        """One answer per row: that of the largest call which had one."""
+        answers: dict[str, Array] = {}
+        open_rows = np.ones(self.rows.n, dtype=bool)
+        for call in self.calls:
+            if call.answer is None:
+                continue
+            new = open_rows[call.rows]
+            for name, values in call.answer.items():
+                if name not in answers:
+                    answers[name] = np.empty((self.rows.n, *values.shape[1:]), dtype=values.dtype)
+                if values.dtype.kind == "U" and values.dtype.itemsize > answers[name].dtype.itemsize:
+                    answers[name] = answers[name].astype(values.dtype)
+                answers[name][call.rows[new]] = values[new]
+            open_rows[call.rows] = False
+            if not open_rows.any():
+                return answers
+        raise NotProvable("the original refuses in company rows that it answers alone")
+
+    def _measured(self) -> tuple[dict[str, dict[str, float]], NDArray[np.bool_]]:
+        """Per output and group what the original differs from itself, and rows whose answer it cannot decide."""
+        groups = np.unique(self.groups).tolist()
+        jitter = {name: dict.fromkeys(groups, 0.0) for name in self.reference if not self.is_label(name)}
+        undecided = np.zeros(self.rows.n, dtype=bool)
+        for call in self.calls:
+            for name, values in (call.answer or {}).items():
+                was = self.reference[name][call.rows]
+                if self.is_label(name):
+                    undecided[call.rows] |= ~_same_labels(was, values)
+                    continue
+                differences = _differences(was, values)
+                undecided[call.rows] |= np.isinf(differences)
+                differences[np.isinf(differences)] = 0.0
+                here = self.groups[call.rows]
+                for group in np.unique(here[differences > 0.0]).tolist():
+                    jitter[name][group] = max(jitter[name][group], float(np.max(differences[here == group])))
+        for by_group in jitter.values():
+            least = max((value for group, value in by_group.items() if _everyday(group)), default=0.0)
+            by_group |= {group: max(value, least) for group, value in by_group.items()}
+        edges = self.kinds == "edges"
+        if "predict_proba" not in self.reference and np.any(undecided & edges):
+            undecided |= edges  # the label turns where a score passes zero, and rounding decides on which side
+        return jitter, undecided | self._near_ties(jitter.get("predict_proba", {}))
+
+    def _near_ties(self, jitter: dict[str, float]) -> NDArray[np.bool_]:
+        """Rows whose two likeliest classes are nearer than the original's own answers are to each other."""
+        probabilities = self.reference.get("predict_proba")
+        if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2 or not any(jitter.values()):
+            return np.zeros(self.rows.n, dtype=bool)
+        top = np.sort(probabilities, axis=1)
+        own = _SLACK * _each(jitter, self.groups)
+        return np.asarray((own > 0) & (top[:, -1] - top[:, -2] <= own))
+
+    def _check_steady(self) -> None:
+        everyday = np.isin(self.kinds, ORDINARY)
+        loose = int(np.sum(self.undecided & everyday))
+        for name, by_kind in self.jitter.items():
+            scale = float(np.max(np.abs(np.nan_to_num(self.reference[name][everyday])), initial=0.0)) or 1.0
+            own = max((value for group, value in by_kind.items() if _everyday(group)), default=0.0)
+            if own > _UNSTEADY * scale:
+                raise NotProvable(
+                    f"the original's own {name} of a row changes by {own:.2g} with the rows beside it, or from call to "
+                    "call"
+                )
+        if loose > max(1, int(everyday.sum()) // 100):
+            raise NotProvable(f"the original's own label changes with the rows beside it in {loose} ordinary rows")
+
+    def _in_company(self, original: Original, kind: str, row: Rows, refusal: str) -> Refused:
+        near = taken(self.rows, self._random.integers(self.rows.n, size=4))
+        among = Rows.join([near.slice(0, 2), row, near.slice(2, 4)])
+        return Refused(kind, row, refusal, among, _ask(original.predictor, among, self.outputs)[1])
+
+    def _refusals(self, candidate: Predictor, case: Refused) -> Violation | None:
+        for rows, wanted in ((case.row, case.refusal), (case.among, case.refusal_among)):
+            answer, refusal = _ask(candidate, rows, self.outputs)
+            if refusal != wanted:
+                got = _outcome(refusal, answer)
+                return Violation(
+                    case.kind, rows.n, record_of(case.row, 0, self.signature), "", _outcome(wanted, None), got,
+                    f"the original says {_outcome(wanted, None)}, the form {got}",
+                )  # fmt: skip
+        return None
+
+    def is_label(self, name: str) -> bool:
+        """Labels have no tolerance: what is no float, and what a classifier predicts."""
+        values = self.reference[name]
+        return values.dtype.kind != "f" or (name == "predict" and self.signature.task in _LABELLED)
+
+
+class _Tally:
+    """One candidate's differences."""
+
+    def __init__(self, exam: Exam, criterion: Criterion) -> None:
+        self._exam = exam
+        self._criterion = criterion
+        self.worst = 0.0
+        self.violation: Violation | None = None
+        self._own = {name: _SLACK * _each(by_group, exam.groups) for name, by_group in exam.jitter.items()}
+
+    def compare(self, call: Call, answer: Outputs | None, refusal: str) -> None:
+        exam = self._exam
+        if refusal != call.refusal or (answer is None) != (call.answer is None):
+            said, instead = _outcome(call.refusal, call.answer), _outcome(refusal, answer)
+            self._violated(call, 0, "", said, instead, f"the original says {said}, the form {instead}")
+            return
+        if call.answer is None or answer is None:
+            return
+        for name, was in call.answer.items():
+            got = answer.get(name)
+            problem = "there is no such output" if got is None else _shape_problem(was, got)
+            if got is None or problem:
+                self._violated(call, 0, name, _of(was, 0), None if got is None else str(got.dtype), problem)
+                return
+            wrong = self._wrong_labels(call, was, got) if exam.is_label(name) else self._wrong(call, name, was, got)
+            if len(wrong):
+                place = int(wrong[0])
+                words = f"{len(wrong)} of {len(was)} rows of the call differ"
+                self._violated(call, place, name, _of(was, place), _of(got, place), words)
+                return
+
+    def _wrong_labels(self, call: Call, was: Array, got: Array) -> NDArray[np.intp]:
+        return np.flatnonzero(~_same_labels(was, got) & ~self._exam.undecided[call.rows])
+
+    def _wrong(self, call: Call, name: str, was: Array, got: Array) -> NDArray[np.intp]:
+        rows = was.reshape(len(was), -1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            allowed = self._criterion.absolute + self._criterion.relative * np.abs(rows)
+            allowed = np.maximum(allowed, self._own[name][call.rows][:, None])
+            difference = np.abs(got.reshape(len(was), -1) - rows)
+        same = (rows == got.reshape(len(was), -1)) | (np.isnan(rows) & np.isnan(got.reshape(len(was), -1)))
+        bad = ~same & ~(difference <= allowed) & ~self._exam.undecided[call.rows][:, None]
+        finite = np.where(same | ~np.isfinite(difference), 0.0, difference)
+        self.worst = max(self.worst, float(np.max(finite, initial=0.0)))
+        return np.flatnonzero(bad.any(axis=1))
+
+    def _violated(self, call: Call, place: int, name: str, was: Any, got: Any, words: str) -> None:
+        row = int(call.rows[place])
+        record = record_of(self._exam.rows, row, self._exam.signature)
+        self.violation = Violation(str(self._exam.kinds[row]), len(call.rows), record, name, was, got, words)
+
+
+# What is asked.
+
+
+def _ask(predictor: Predictor, rows: Rows, outputs: tuple[str, ...]) -> tuple[Outputs | None, str]:
+    """The answer and "", or None and the class of the refusal."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return predictor.predict(rows, outputs), ""
+    except LagarError as error:
+        return None, error.code
+    except Exception:  # whatever the model raises: to the caller all of it is "the model failed"
+        return None, "model_failed"
+
+
+def _sorted_out(
+    original: Original, groups: Sequence[Group]
+) -> tuple[Rows | None, NDArray[np.str_], list[tuple[str, Rows, str]]]:
+    """The rows that the original answers, with the kind of each, and those that it refuses."""
+    good: list[Rows] = []
+    kinds: list[str] = []
+    refused: list[tuple[str, Rows, str]] = []
+    for kind, rows in groups:
+        answer, _ = _ask(original.predictor, rows, original.outputs)
+        if answer is not None:
+            good.append(rows)
+            kinds += [kind] * rows.n
+            continue
+        for place in range(rows.n):
+            row = rows.slice(place, place + 1)
+            answer, refusal = _ask(original.predictor, row, original.outputs)
+            if answer is None:
+                refused.append((kind, row, refusal))
+            else:
+                good.append(row)
+                kinds.append(kind)
+    return (Rows.join(good) if good else None), np.array(kinds, dtype=np.str_), refused
+
+
+def _magnitudes(rows: Rows) -> NDArray[np.str_]:
+    """A letter per row for the size of its largest number: rounding errors of an answer grow with it."""
+    parts = [rows.matrix] if rows.matrix is not None else list((rows.columns or {}).values())
+    numbers = [np.abs(part.reshape(rows.n, -1)) for part in parts if part.dtype.kind in "if"]
+    if not numbers:
+        return np.full(rows.n, "a")
+    largest = np.max(np.nan_to_num(np.concatenate(numbers, axis=1).astype(np.float64), posinf=0.0), axis=1)
+    return np.asarray(np.array(list("abcd"))[np.searchsorted([1e6, 1e12, 1e30], largest)])
+
+
+def _everyday(group: str) -> bool:
+    return group.partition("/")[0] in ORDINARY
+
+
+def _each(by_group: dict[str, float], groups: NDArray[np.str_]) -> NDArray[np.float64]:
+    """The group's value for each row."""
+    names, place = np.unique(groups, return_inverse=True)
+    return np.array([by_group[name] for name in names.tolist()])[place]
+
+
+def _spread(found: Sequence[Any], count: int) -> list[Any]:
+    """At most count of them, evenly over their order."""
+    if len(found) <= count:
+        return list(found)
+    return [found[index * len(found) // count] for index in range(count)]
+
+
+# How answers are compared and shown.
+
+
+def _differences(was: Array, got: Array) -> NDArray[np.float64]:
+    """Per row the largest difference of a number; 0 where both are NaN, infinite where one is."""
+    if was.shape != got.shape:
+        return np.full(len(was), np.inf)
+    a, b = was.reshape(len(was), -1), got.reshape(len(got), -1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(a - b)
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    difference[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
+    return np.asarray(difference.max(axis=1, initial=0.0))
+
+
+def _same_labels(was: Array, got: Array) -> NDArray[np.bool_]:
+    if was.shape != got.shape:
+        return np.zeros(len(was), dtype=bool)
+    if was.dtype == got.dtype and was.dtype.kind in "biuf":
+        same = was == got
+        if was.dtype.kind == "f":
+            same |= np.isnan(was) & np.isnan(got)
+    else:
+        pairs = zip(was.reshape(-1).tolist(), got.reshape(-1).tolist(), strict=True)
+        same = np.array([type(a) is type(b) and (a == b or a != a) for a, b in pairs], dtype=bool).reshape(was.shape)
+    return np.asarray(np.asarray(same).reshape(len(was), -1).all(axis=1))
+
+
+_TEXTS: Final = frozenset({"U", "O"})
+
+
+def _shape_problem(was: Array, got: Array) -> str:
+    if not isinstance(got, np.ndarray):
+        return f"the output is a {type(got).__name__} and no array"
+    if was.dtype != got.dtype and not {was.dtype.kind, got.dtype.kind} <= _TEXTS:
+        return f"the output's type is {got.dtype}, the original's {was.dtype}"
+    return "" if was.shape == got.shape else f"the output's shape is {got.shape}, the original's {was.shape}"
+
+
+def _outcome(refusal: str, answer: Outputs | None) -> str:
+    if refusal:
+        return f"no ({refusal})"
+    return "nothing" if answer is None else "an answer"
+
+
+def _of(values: Array, place: int) -> Any:
+    return plain(values[place].tolist() if isinstance(values[place], np.ndarray) else values[place])
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can carry it; NaN and the infinities as texts."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def record_of(rows: Rows, place: int, signature: Signature) -> dict[str, Any]:
+    """One row by name."""
+    if rows.matrix is not None:
+        names = signature.names or tuple(f"x{index}" for index in range(rows.matrix.shape[1]))
+        return {name: plain(value) for name, value in zip(names, rows.matrix[place].tolist(), strict=True)}
+    assert rows.columns is not None
+    return {name: plain(column[place]) for name, column in rows.columns.items()}
