@@ -49,6 +49,9 @@ def compile_forms(original: Original, candidates: Sequence[Candidate], folder: P
     times = {name: (each.original_us, each.attempt.us) for name, each in proved.items()}
     original_us, levelled = race.levelled(times)
     served = race.chosen(original_us, levelled)
+    if not proved:
+        both = original.predictor, original.predictor
+        original_us = race.measure(*both, exam.ordinary(), original.outputs, race.SHOWN)[0]
     attempts = race.verdict(served, [_with_us(each.attempt, levelled) for each in raced])
     for attempt in attempts:
         if attempt.outcome != "serves":

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from lagar.forms.rows import taken
-from lagar.registry.proof import Attempt, Served
+from lagar.registry.proof import ORIGINAL, Attempt, Served
 from lagar.types import Predictor, Rows
 
 SIZES: Final = (1, 4, 32, 128, 1000)
@@ -30,8 +30,6 @@ _SECOND_FORM: Final = 0.10
 """How much quicker, in the mean of the logarithms, two forms have to be than one to be worth the memory."""
 _BESIDE_ORIGINAL: Final = 0.15
 """The same where the second is the original, which brings its library into every worker."""
-ORIGINAL: Final = "original"
-
 Times = dict[int, float]
 """Rows in a call → µs."""
 
@@ -92,7 +90,7 @@ def chosen(original: Times, candidates: Mapping[str, Times]) -> tuple[Served, ..
     times = {**candidates, ORIGINAL: original}
     best: tuple[float, tuple[Served, ...]] = (0.0, (Served(ORIGINAL, 1, None),))
     for small, large in itertools.product(times, repeat=2):
-        for cut in range(1, len(sizes)) if small != large else (len(sizes),):
+        for cut in range(1, len(sizes)) if small != large else (len(sizes),) if sizes else ():
             line = [times[small][size] for size in sizes[:cut]] + [times[large][size] for size in sizes[cut:]]
             if any(taken_us > ALLOWED * original[size] for taken_us, size in zip(line, sizes, strict=True)):
                 continue

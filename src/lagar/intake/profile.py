@@ -162,6 +162,19 @@ def describe(source: ModelSource, signature: Signature, path: Path) -> Profile:
     )
 
 
+def rows(model: LoadedModel, path: Path, count: int = 4096) -> Rows | None:
+    """The first rows of a data file that keep the model's rules, as the model takes them; None when there are none."""
+    signature = model.signature
+    if signature.fields is None:
+        return None
+    for chunk in Data(path, signature, model).chunks():
+        good = np.logical_and.reduce([good_rows(field, chunk[field.name]) for field in signature.fields])
+        picked = np.flatnonzero(good)[:count]
+        if len(picked):
+            return rows_of(signature, {name: column[picked] for name, column in chunk.items()})
+    return None
+
+
 # Statistics of one column, in two readings.
 
 

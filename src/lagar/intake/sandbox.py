@@ -27,9 +27,11 @@ from lagar import settings
 from lagar.errors import LoadFailed, SetupError
 from lagar.intake import confinement
 from lagar.intake.confinement import Confined, Limits
-from lagar.intake.trial import ANSWER, TASK, Answer, Failure, Task, Tried
+from lagar.intake.trial import ANSWER, FORMS, TASK, Answer, Failure, Proving, Task, Tried
 from lagar.registry.model import ModelSource
+from lagar.registry.proof import ORIGINAL, Proof
 from lagar.registry.signature import Signature
+from lagar.registry.versions import is_name
 
 _LIMITS: Final = "limits.json"
 _MAX_ANSWER: Final = 64 * 1024**2
@@ -101,6 +103,46 @@ def describe(
         assert answer.described is not None
         shutil.copyfile(folder / FILE, into)
     return answer.described.words
+
+
+def prove(
+    source: ModelSource,
+    into: Path,
+    *,
+    proving: Proving | None = None,
+    training_data: Path | None = None,
+    limits: Limits | None = None,
+    within: Path | None = None,
+) -> Proof:
+    """Build the forms of a source, prove and race them; those that serve are left in `into/<name>`.
+
+    A candidate that fails, hangs or crashes is a line of the proof. Raises as `load` does for what concerns the
+    original.
+    """
+    wanted = limits or Limits(wall_s=1200.0, cpu_s=2400)
+    with _private(within) as folder:
+        task = Task(
+            source,
+            training_data=None if training_data is None else str(training_data.absolute()),
+            proving=proving or Proving(),
+        )
+        answer, _ = _run(task, folder, wanted, None, "compiling")
+        assert answer.proof is not None
+        for name in {part.name for part in answer.proof.served} - {ORIGINAL}:
+            _take(folder / FORMS, name, into)
+    return answer.proof
+
+
+def _take(forms: Path, name: str, into: Path) -> None:
+    """Copy a form's files, and nothing that only looks like one: a model's own code ran where they were made."""
+    folder = forms / name
+    if not is_name(name) or folder.is_symlink() or not folder.is_dir():
+        raise LoadFailed(f"compiling left no folder for the form {name!r}: try again")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            target = into / path.relative_to(forms)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 @contextlib.contextmanager

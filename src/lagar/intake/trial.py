@@ -22,14 +22,18 @@ from typing import Any, Final
 
 import msgspec
 
-from lagar.errors import LagarError
+from lagar.errors import LagarError, SetupError
+from lagar.forms.apart import Caps
 from lagar.intake.confinement import die_with_parent
 from lagar.registry.manifest import Golden
 from lagar.registry.model import ModelSource
+from lagar.registry.proof import Criterion, Proof
 from lagar.registry.signature import Signature
 
 TASK: Final = "task.json"
 ANSWER: Final = "answer.json"
+FORMS: Final = "forms"
+"""Folder in which forms are left, one folder for each that serves."""
 _LIBRARIES: Final = {
     "sklearn": ("sklearn",),
     "xgboost": ("xgboost",),
@@ -38,6 +42,23 @@ _LIBRARIES: Final = {
     "onnx": ("onnxruntime",),
 }
 """Kind → what its runtime imports, so that a model's own memory is measured without them."""
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A form that was built before, to be proved again."""
+
+    folder: str
+    criterion: Criterion
+
+
+class Proving(msgspec.Struct, frozen=True):
+    """Forms are to be built and proved."""
+
+    candidates: str = "lagar.forms.candidates:candidates"
+    """The function that lists them."""
+    given: dict[str, Given] = {}
+    """Name → form; where there are any, nothing is built."""
+    caps: Caps = Caps()
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -50,6 +71,7 @@ class Task(msgspec.Struct, frozen=True):
     """None: load and record; a path: load and describe the data."""
     signature: Signature | None = None
     """For the training data: what the model's fields are."""
+    proving: Proving | None = None
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -88,10 +110,11 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One of the three."""
+    """One of the four."""
 
     tried: Tried | None = None
     described: Described | None = None
+    proof: Proof | None = None
     failure: Failure | None = None
 
 
@@ -113,6 +136,8 @@ def main() -> None:
 
 
 def _done(task: Task, folder: Path) -> Answer:
+    if task.proving is not None:
+        return Answer(proof=_proof(task, task.proving, folder))
     if task.training_data is None:
         return Answer(tried=_tried(task))
     from lagar.intake import profile
@@ -121,6 +146,28 @@ def _done(task: Task, folder: Path) -> Answer:
     found = profile.describe(task.source, task.signature, Path(task.training_data))
     (folder / profile.FILE).write_bytes(profile.encode(found))
     return Answer(described=Described(profile.words(found)))
+
+
+def _proof(task: Task, proving: Proving, folder: Path) -> Proof:
+    import importlib
+
+    from lagar.forms import compilation
+    from lagar.forms.original import Original
+
+    original = Original.open(task.source)
+    if task.training_data is not None:
+        from lagar.intake import profile
+
+        with contextlib.suppress(SetupError):  # what is wrong with the data is said when it is described
+            original.training = profile.rows(original.loaded, Path(task.training_data))
+    if proving.given:
+        forms = {name: (Path(form.folder), form.criterion) for name, form in proving.given.items()}
+        candidates = compilation.given(forms)
+    else:
+        module, _, name = proving.candidates.partition(":")
+        candidates = getattr(importlib.import_module(module), name)()
+    (folder / FORMS).mkdir()
+    return compilation.compile_forms(original, candidates, folder / FORMS, proving.caps)
 
 
 def _tried(task: Task) -> Tried:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lagar.registry.model import Kind
+from lagar.registry.proof import Criterion, Proof
 from lagar.registry.signature import Signature
 
 FORMAT = 1
@@ -39,6 +40,8 @@ class Form(msgspec.Struct, frozen=True, omit_defaults=True):
     """Serves calls of min_rows to max_rows rows; None: no upper bound."""
     libraries: dict[str, str] = {}
     """Library → version that it was checked with."""
+    criterion: Criterion | None = None
+    """How close to the original it was proved to be; None for the original."""
 
 
 class Golden(msgspec.Struct, frozen=True):
@@ -106,6 +109,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     metrics: dict[str, float] = {}
     note: str = ""
     steps: tuple[Step, ...] = ()
+    proof: Proof | None = None
+    """The race of its forms on the machine that pushed it; None where nothing was compiled."""
 
     @property
     def original(self) -> Form:

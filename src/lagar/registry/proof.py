@@ -36,6 +36,8 @@ class Criterion(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 EXACT: Final = Criterion()
+ORIGINAL: Final = "original"
+"""The name under which the original serves."""
 
 
 class Machine(msgspec.Struct, frozen=True):

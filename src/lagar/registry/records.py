@@ -182,6 +182,7 @@ def content_of(manifest: Manifest) -> str:
         steps=(),
         lock=None,
         profile=None,
+        proof=None,
     )
     return hashlib.sha256(manifests.encode(what)).hexdigest()
 
