@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def agree(form_: Any, original: Original, rows: Rows, absolute: float = 0.0, rel
 
 
 def _same(got: Outputs, was: Outputs, absolute: float, relative: float) -> None:
-    assert list(got) == list(was)
+    assert set(got) == set(was)
     for name, wanted in was.items():
         found = got[name]
         assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape), name
@@ -85,3 +86,29 @@ def _same(got: Outputs, was: Outputs, absolute: float, relative: float) -> None:
             np.testing.assert_array_equal(found, wanted, err_msg=name)
         else:
             np.testing.assert_allclose(found, wanted, rtol=relative, atol=absolute, err_msg=name)
+
+
+def agree_or_refuse(form_: Any, original: Original, rows: Rows, absolute: float = 0.0, relative: float = 0.0) -> None:
+    """As `agree`, with errors as outputs: what the original refuses the form refuses, with the same class of error."""
+    parts = [rows, *(rows.slice(start, start + 1) for start in range(min(rows.n, 24)))]
+    parts += [rows.slice(start, start + 5) for start in range(0, min(rows.n, 24), 5) if start + 5 <= rows.n]
+    for part in parts:
+        was, got = _outcome(original.predictor, part, original.outputs), _outcome(form_, part, original.outputs)
+        if isinstance(was, dict) and isinstance(got, dict):
+            _same(got, was, absolute, relative)
+        else:
+            shown = part.matrix if part.columns is None else {name: c.tolist() for name, c in part.columns.items()}
+            assert _kind(got) == _kind(was), f"{got!r} for {was!r} of {shown}"
+
+
+def _outcome(predictor: Any, rows: Rows, outputs: tuple[str, ...]) -> Outputs | Exception:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return dict(predictor.predict(rows, outputs))
+        except Exception as error:
+            return error
+
+
+def _kind(outcome: Outputs | Exception) -> tuple[Any, ...]:
+    return type(outcome), getattr(outcome, "field", None), getattr(outcome, "row", None)

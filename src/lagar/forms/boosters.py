@@ -10,12 +10,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from lagar.forms.candidates import NotApplicable
+from lagar.forms.candidates import EXACT, Candidate, Criterion, NotApplicable
 from lagar.forms.original import Original
 from lagar.runtimes import form
+from lagar.runtimes.answers import Answer, Labels
 from lagar.runtimes.direct import is_sklearn
-from lagar.runtimes.form_booster import FILES, Affine, Answer, Document
-from lagar.runtimes.labels import Labels
+from lagar.runtimes.form_booster import FILES, Affine, Document
 
 MAX_DEPTH: Final = 16
 _FINISH = {
@@ -195,3 +195,10 @@ def labels_of(classes: Any) -> Labels:
 def write(document: msgspec.Struct, folder: Path) -> None:
     """The folder's `form.json`."""
     (folder / form.DOCUMENT).write_bytes(msgspec.json.encode(document))
+
+
+CANDIDATES: Final = (
+    Candidate("lightgbm-c", build_lightgbm, lambda original: EXACT),
+    Candidate("xgboost-c", build_xgboost, lambda original: EXACT),
+    Candidate("catboost-numpy", build_catboost, lambda original: Criterion(absolute=1e-12, relative=1e-12)),
+)

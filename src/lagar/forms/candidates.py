@@ -32,4 +32,6 @@ class Candidate(msgspec.Struct, frozen=True):
 
 def candidates() -> tuple[Candidate, ...]:
     """All of them, in no order: each that proves is timed. Builders are imported here: they import this module."""
-    return ()
+    from lagar.forms import boosters, converters
+
+    return (*boosters.CANDIDATES, *converters.CANDIDATES)

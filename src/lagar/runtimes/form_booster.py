@@ -22,28 +22,13 @@ from numpy.typing import NDArray
 
 from lagar.errors import LoadFailed, MissingLibrary
 from lagar.registry.signature import Scalar, Signature
-from lagar.runtimes.base import CodesInput, Input, MatrixInput, one_per_row, refuse_if_callers
-from lagar.runtimes.labels import Labels
+from lagar.runtimes.answers import Answer, Answers
+from lagar.runtimes.base import CodesInput, Input, MatrixInput, refuse_if_callers
 from lagar.types import Array, Outputs, Rows
 
 FILES: Final = {"lightgbm": "model.txt", "xgboost": "model.ubj", "catboost": "trees.npz"}
 """Library → the data file: its own format, or the arrays of CatBoost's trees."""
 _DISTRIBUTIONS = {"lightgbm": ("lightgbm",), "xgboost": ("xgboost", "xgboost-cpu"), "catboost": ()}
-
-
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the booster's values become outputs."""
-
-    form: Literal["value", "label", "probabilities"]
-    labels: Labels | None = None
-    border: float = 0.5
-    """A single value above it is the second class."""
-    argmax: bool = False
-    """A single value p is read as (1 - p, p) and the greater one wins; the first one when they are equal."""
-    many: bool = False
-    """One label 0 or 1 per target."""
-    finish: Literal["none", "exponent", "sigmoid", "softmax"] = "none"
-    """What makes values or probabilities of sums; labels are taken from the sums."""
 
 
 class Affine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,64 +135,6 @@ def _scaled(x: Array, mean: Array | None, scale: Array | None) -> Array:
         if scale is not None:
             scaled /= scale
     return scaled
-
-
-class Answers:
-    """Values → outputs, as the heads of the libraries' runtimes give them."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._labels = answer.labels.array() if answer.labels is not None else np.arange(2)
-        finishes: dict[str, Callable[[Array], Array]] = {
-            "none": lambda values: values,
-            "exponent": np.exp,
-            "sigmoid": _sigmoid,
-            "softmax": _softmax,
-        }
-        self._finish = finishes[answer.finish]
-
-    def outputs(self, values: Array, names: tuple[str, ...]) -> Outputs:
-        """The named outputs of n rows for values (n,) or (n, k)."""
-        if self._answer.form == "value":
-            return {"predict": one_per_row(self._finish(values))}
-        found: Outputs = {}
-        if self._answer.argmax and values.ndim == 1:
-            values = _both(values)
-        if "predict" in names:
-            found["predict"] = self._label(values)
-        if "predict_proba" in names:
-            values = self._finish(values)
-            if values.ndim == 1:
-                values = _both(values)
-            found["predict_proba"] = np.ascontiguousarray(values, dtype=np.float64)
-        return found
-
-    def _label(self, values: Array) -> Array:
-        if self._answer.many:
-            return (values > self._answer.border).astype(np.int64)
-        if values.ndim == 2:
-            index: Array = values.argmax(axis=1)
-        else:
-            index = (values > self._answer.border).astype(np.intp)
-        return self._labels.take(index)
-
-
-def _both(values: Array) -> Array:
-    """One probability per row, (n,) → (n, 2), in its own precision."""
-    both = np.empty((len(values), 2), dtype=values.dtype)
-    np.subtract(1.0, values, out=both[:, 0])
-    both[:, 1] = values
-    return both
-
-
-def _sigmoid(values: Array) -> Array:
-    return np.reciprocal(1.0 + np.exp(-values))
-
-
-def _softmax(values: Array) -> Array:
-    found: Array = np.exp(values - values.max(axis=1, keepdims=True))
-    found /= np.sum(found, axis=1, keepdims=True)
-    return found
 
 
 class LightgbmEngine:
