@@ -1,0 +1,275 @@
+"""Trees on ONNX Runtime: a float64 matrix in, a model's answers out.
+
+The checks that the library makes are made here first: ONNX Runtime answers what scikit-learn refuses. One row goes
+through buffers that are bound once, because binding costs more than a walk through a hundred trees; so an end is called
+by one thread at a time, as every predictor is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from lagar.errors import LoadFailed
+from lagar.runtimes.tree_finish import AnyFinish
+from lagar.types import Array, Outputs
+
+GRAPH = "trees.onnx"
+TABLES = "trees.npy"
+ZERO = float(np.float32(1e-35))
+"""LightGBM's zero: what is not farther from it counts as 0."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class Categories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Splits by the category in one column: column `first` and the following of the trees' matrix."""
+
+    source: int
+    first: int
+    table: str
+    """Name of an array (codes + 1, splits): 0 for left and 1 for right; the last row is for all other values."""
+    values: str | None = None
+    """Name of an array with the value of each code, ascending; None: values are codes, cut to whole numbers."""
+
+
+class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How trees are fed and what is made of their answers."""
+
+    width: int
+    """Columns of the matrix that comes in."""
+    trees: int
+    targets: int
+    layout: Literal["leaf", "sum"]
+    """What the graph gives: rows of the table `leaves`, one a tree, or sums, one a target."""
+    by_tree: bool
+    """The graph answers tree after tree, (trees · n, 1)."""
+    single: bool
+    """Values are rounded to float32 and have to fit."""
+    finish: AnyFinish
+    narrow: bool = False
+    """The graph itself computes in float32; else in float64."""
+    nan: bool = False
+    """NaN is let through."""
+    infinite: bool = False
+    """Infinity is let through."""
+    finite: list[int] = []
+    """Columns in which it is not, even so."""
+    snap: bool = False
+    """Values within ±1e-35 become 0."""
+    zero_missing: list[int] = []
+    """Columns in which 0 becomes missing."""
+    categories: list[Categories] = []
+    tables: list[str] = []
+    """Names of the arrays in the data file, one after the other in NumPy's own format."""
+
+
+class TreeEnd:
+    """Loaded trees."""
+
+    def __init__(self, folder: Path, end: End, threads: int) -> None:
+        self._end = end
+        try:
+            arrays = _tables(folder, end.tables)
+            self._table = arrays.get("leaves")
+            self._categories = [_Category(each, arrays) for each in end.categories]
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise LoadFailed(f"{folder.name}: its tables cannot be read: {error}; compile it again") from error
+        self._splits = sum(each.table.shape[1] for each in self._categories)
+        self._columns: list[Array] = []
+        if self._table is not None:
+            self._columns = [np.ascontiguousarray(column) for column in self._table.T]
+        self._dtype: Any = np.float32 if end.narrow else np.float64
+        self._finish = end.finish.open()
+        self._as_it_comes = not (self._categories or end.snap or end.zero_missing)
+        session, version = _session(folder, threads)
+        self.libraries = {"onnxruntime": version}
+        self._run: Callable[..., Any] = session._sess.run
+        self._bind(session)
+        _return_memory()
+
+    def _bind(self, session: Any) -> None:
+        """Buffers for one row, and the number that makes every value which needs a closer look infinite."""
+        end = self._end
+        columns = end.width + self._splits
+        answers = end.trees if end.layout == "leaf" or end.by_tree else end.targets
+        self._row = np.zeros((1, columns), dtype=self._dtype)
+        self._line = self._row[0]
+        self._rounded = np.zeros(end.width, dtype=np.float32)
+        self._answer = np.zeros((answers, 1) if end.by_tree else (1, answers), dtype=self._dtype)
+        self._flat = self._answer.reshape(-1)
+        binding = session.io_binding()
+        for bind, name, array in (
+            (binding.bind_input, "x", self._row), (binding.bind_output, "y", self._answer),
+        ):  # fmt: skip
+            bind(name, "cpu", 0, self._dtype, array.shape, array.ctypes.data)
+        self._binding = binding  # the native object below is its
+        native = binding._iobinding
+        run = session._sess.run_with_iobinding
+        self._walk: Callable[[], Any] = lambda: run(native, None)
+        largest = np.finfo(np.float64).max
+        self._guard = np.full(end.width, largest / FLOAT32_MAX if end.single else 1.0)
+
+    def outputs(self, x: Array, names: tuple[str, ...]) -> Outputs:
+        """The named outputs for a float64 matrix (n, width); ValueError for what the library refuses."""
+        if len(x) == 1:
+            return self._finish(self._one(x[0]), names)
+        if not len(x):
+            raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+        with np.errstate(all="ignore"):
+            return self._finish(self._many(x), names)
+
+    def _one(self, x: Array) -> Array:
+        """Sums (1, targets) of one row (width,)."""
+        end = self._end
+        if not math.isfinite(x.dot(self._guard)):
+            self._check(x)
+        if self._as_it_comes:
+            if end.single and not end.narrow:
+                self._rounded[:] = x
+                self._line[:] = self._rounded
+            else:
+                self._line[:] = x
+        else:
+            self._fill_one(x)
+        self._walk()
+        if end.layout == "sum":
+            if end.by_tree:
+                return np.add.accumulate(self._flat.reshape(-1, end.targets), axis=0)[-1:]
+            return self._answer.copy()
+        assert self._table is not None
+        values = self._table.take(self._flat.astype(np.intp), axis=0)
+        if end.targets == 1:
+            return np.add.accumulate(values, axis=0)[-1:]
+        sums: Array = np.add.reduce(values, axis=0, keepdims=True)
+        return sums
+
+    def _fill_one(self, x: Array) -> None:
+        line = self._line
+        line[: self._end.width] = self._base(x[None, :])[0]
+        for each in self._categories:
+            line[each.columns] = each.table[each.code(x.item(each.source))]
+
+    def _many(self, x: Array) -> Array:
+        """Sums (n, targets) of at least two rows."""
+        end = self._end
+        if end.single:
+            rounded = x.astype(np.float32)
+            if not np.isfinite(rounded).all():
+                self._check(x)
+            x = rounded
+        elif end.finite:
+            self._check(x)
+        if not self._as_it_comes:
+            x = self._filled(x)
+        (found,) = self._run(["y"], {"x": np.ascontiguousarray(x, dtype=self._dtype)}, None)
+        if end.layout == "sum":
+            if not end.by_tree:
+                sums: Array = found
+                return sums
+            by_stage = found.reshape(-1, end.targets, len(x))
+            return np.ascontiguousarray(np.add.reduce(by_stage, axis=0).T)
+        leaves = (found.reshape(end.trees, -1) if end.by_tree else found.T).astype(np.intp)
+        sums = np.empty((len(x), end.targets))
+        for target, column in enumerate(self._columns):
+            np.add.reduce(column.take(leaves), axis=0, out=sums[:, target])
+        return sums
+
+    def _filled(self, x: Array) -> Array:
+        """The trees' matrix of rows: what is zero and what is missing told, categorical splits behind."""
+        width = self._end.width
+        filled = np.empty((len(x), width + self._splits), dtype=self._dtype)
+        filled[:, :width] = self._base(x)
+        for each in self._categories:
+            filled[:, each.columns] = each.table.take(each.codes(x[:, each.source]), axis=0)
+        return filled
+
+    def _base(self, x: Array) -> Array:
+        end = self._end
+        if end.snap or end.zero_missing:
+            x = x.copy()
+        if end.snap:
+            x[np.abs(x) <= ZERO] = 0.0
+        for column in end.zero_missing:
+            values = x[:, column]
+            values[np.abs(values) <= ZERO] = np.nan
+        return x
+
+    def _check(self, x: Array) -> None:
+        """Raise ValueError for what the library's own validation refuses."""
+        end = self._end
+        if end.finite and np.isinf(x[..., end.finite]).any():
+            raise ValueError("Input X contains infinity or a value too large for dtype('float64').")
+        if end.nan and end.infinite:
+            return
+        if end.single:
+            with np.errstate(over="ignore"):
+                x = x.astype(np.float32)
+        if not end.infinite and np.isinf(x).any():
+            raise ValueError("Input X contains infinity or a value too large for dtype('float32').")
+        if not end.nan and np.isnan(x).any():
+            raise ValueError("Input X contains NaN.")
+
+
+class _Category:
+    """Loaded `Categories`."""
+
+    def __init__(self, document: Categories, arrays: dict[str, Array]) -> None:
+        self.source = document.source
+        self.table = arrays[document.table]
+        self.columns = slice(document.first, document.first + self.table.shape[1])
+        self._other = len(self.table) - 1
+        self._values = None if document.values is None else arrays[document.values]
+        self._known = {} if self._values is None else {value: code for code, value in enumerate(self._values.tolist())}
+
+    def code(self, value: float) -> int:
+        """The row of the table for one value."""
+        if self._values is not None:
+            return self._known.get(value, self._other)
+        return int(value) if -1.0 < value < self._other else self._other
+
+    def codes(self, values: Array) -> Array:
+        """The rows of the table."""
+        if self._values is not None:
+            place = np.searchsorted(self._values, values).clip(max=max(len(self._values) - 1, 0))
+            known = self._values.take(place) == values if len(self._values) else np.zeros(len(values), dtype=bool)
+            return np.where(known, place, self._other)
+        known = (values > -1.0) & (values < self._other)
+        return np.where(known, values, self._other).astype(np.intp)
+
+
+def _tables(folder: Path, names: list[str]) -> dict[str, Array]:
+    if not names:
+        return {}
+    with (folder / TABLES).open("rb") as file:
+        return {name: np.load(file, allow_pickle=False) for name in names}
+
+
+def _session(folder: Path, threads: int) -> tuple[Any, str]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
+    try:
+        session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exception classes differ by version
+        raise LoadFailed(
+            f"{folder.name}: ONNX Runtime {onnxruntime.__version__} does not read its trees: "
+            f"{' '.join(str(error).split())[:300]}; compile it again"
+        ) from error
+    return session, str(onnxruntime.__version__)
+
+
+def _return_memory() -> None:
+    """Reading a graph leaves several times its size in freed heap: 65 MB of 85 for a hundred trees."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
