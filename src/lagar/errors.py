@@ -28,6 +28,7 @@ LagarError
    ├─ UnsupportedModel        a file Lagar does not serve, with the way round
    ├─ UnsafePickle            a pickle that names globals outside the allow-list
    ├─ MissingLibrary          the extra to install
+   ├─ MissingEnvironment      a version's own environment is not made on this machine
    ├─ MissingCode             the user's own class or function that the pickle wants
    └─ LoadFailed              the model could not be loaded or does not keep its contract
 
@@ -201,6 +202,10 @@ class UnsafePickle(SetupError):
 
 class MissingLibrary(SetupError):
     code = "missing_library"
+
+
+class MissingEnvironment(SetupError):
+    code = "missing_environment"
 
 
 class MissingCode(SetupError):

@@ -55,6 +55,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_timeout_s: float = 30.0
     keep_alive_timeout_s: float = 75.0
     drain_timeout_s: float = 30.0
+    host_idle_s: float = 900.0
+    """A process for a version in an environment of its own that was asked nothing for so long ends until it is."""
     max_connections: int = 10_000
     """Open connections per worker."""
 
@@ -91,6 +93,7 @@ _PATHS: Final = ("tls_cert", "tls_key")
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_rows", "queue_rows", "max_connections",
     "request_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_timeout_s",
+    "host_idle_s",
 )  # fmt: skip
 _LOOPBACK: Final = re.compile(r"localhost|\[?::1\]?|127(?:\.\d{1,3}){3}")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from conftest import Trained
 from lagar import runtimes
 from lagar.errors import LoadFailed, Refused, VersionExists
 from lagar.intake import golden, profile, push
+from lagar.intake.environment import Environment
 from lagar.intake.lock import Requirements
 from lagar.registry.releases import Releases, Version, Who, open_releases
 from support.wait import eventually
@@ -282,9 +283,9 @@ def test_requirements_that_are_not_met_go_into_the_manifest_with_an_environment(
     path.write_text("scikit-learn>=1.0\nnosuchlibrary==1.0\n")
     asked: list[Requirements] = []
 
-    def isolate(requirements: Requirements) -> str:
+    def isolate(requirements: Requirements, trust: bool, say: Callable[[str], None]) -> Environment:
         asked.append(requirements)
-        return sys.executable
+        return Environment(sys.executable, "scikit-learn==1.0\nnosuchlibrary==1.0\n", "made for a test")
 
     version = push.push(releases, "m", wine.path, requirements=path, isolate=isolate, who=WHO)
     assert version.manifest.requirements == ("scikit-learn>=1.0", "nosuchlibrary==1.0")

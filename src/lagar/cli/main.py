@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "history": "Show who put what into production.",
     "alias": "Let a word stand for a version.",
     "retire": "Take a version out of use.",
+    "environment": "Make the Python environment of a version.",
     "gc": "Remove stored files that no version needs.",
     "keys": "Create, list and revoke API keys.",
     "config": "Show each setting, its value and where it came from.",

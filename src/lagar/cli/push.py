@@ -112,13 +112,13 @@ class Steps:
         if self._live:
             sys.stderr.write("\r\x1b[K")
         if words:
-            line = f"{step:<11}{words}"
+            line = f"{step:<13}{words}"
             took = f" {now - self._began:5.1f} s"
             sys.stderr.write(f"lagar: {cut(line, 84):<84}{took}\n" if self._live else f"lagar: {line}\n")
         else:
             self._began = now
             if self._live:
-                sys.stderr.write(f"lagar: {step:<11}…  ({self._place(step)})")
+                sys.stderr.write(f"lagar: {step:<13}…  ({self._place(step)})")
         sys.stderr.flush()
 
     def _place(self, step: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lagar.registry import environments
 from lagar.registry.answers import TrafficCard, VersionCard, VersionReport, field_words
 from lagar.registry.manifest import Form, Golden, Manifest
 from lagar.registry.signature import Signature
@@ -86,6 +87,7 @@ def screen(report: VersionReport, history: Sequence[TrafficCard]) -> list[str]:
             ("pushed", _pushed(card, manifest)),
             ("built with", _libraries(manifest)),
             ("lock", _lock(manifest)),
+            ("runs in", _environment(manifest)),
             ("profile", "" if manifest.profile is None else f"{manifest.profile.path}, {size(manifest.profile.bytes)}"),
             ("loads in", _load(manifest)),
             ("manifest", f"sha256 {card.manifest_sha256}"),
@@ -136,8 +138,15 @@ def _load(manifest: Manifest) -> str:
 def _lock(manifest: Manifest) -> str:
     if manifest.lock is None:
         return "none"
-    own = f", in an environment of its own: {', '.join(manifest.requirements)}" if manifest.requirements else ""
-    return f"{manifest.lock.path}, sha256 {manifest.lock.sha256[:12]}{own}"
+    return f"{manifest.lock.path}, sha256 {manifest.lock.sha256[:12]}"
+
+
+def _environment(manifest: Manifest) -> str:
+    """Which environment a version needs; nothing for Lagar's own."""
+    if not manifest.requirements:
+        return ""
+    asked = ", ".join(manifest.requirements)
+    return f"an environment of its own ({environments.key_for(manifest)}): {asked}"
 
 
 def _input_names(signature: Signature) -> str:

@@ -92,6 +92,9 @@ def serve(
     body_timeout_s: Annotated[float | None, typer.Option(help="Time for a request's body to arrive [30].")] = None,
     write_timeout_s: Annotated[float | None, typer.Option(help="Time for a client to take its answer [30].")] = None,
     keep_alive_timeout_s: Annotated[float | None, typer.Option(help="Time an idle connection is kept [75].")] = None,
+    host_idle_s: Annotated[
+        float | None, typer.Option(help="Time until the process of an environment that is asked nothing ends [900].")
+    ] = None,
     drain_timeout_s: Annotated[
         float | None, typer.Option(help="After SIGTERM or Ctrl-C, time to answer what was accepted [30].")
     ] = None,

@@ -58,6 +58,7 @@ class Local:
         trust: bool = False,
         on_step: Callable[[str, str], None] | None = None,
     ) -> VersionReport:
+        from lagar.intake import environment
         from lagar.intake.push import push
 
         pushed = push(
@@ -75,6 +76,7 @@ class Local:
             trust=trust,
             who=self._who,
             on_step=on_step or (lambda _step, _words: None),
+            isolate=environment.isolation(self._releases.environments),
         )
         return answers.version_report(self._releases, name, pushed.version)
 

@@ -105,6 +105,7 @@ def _end_with_stdin() -> None:
 
 
 def _push(task: Task, on_step: Callable[[str, str], None]) -> VersionReport:
+    from lagar.intake import environment
     from lagar.intake.push import push
     from lagar.registry.answers import version_report
     from lagar.registry.releases import Who, open_releases
@@ -122,7 +123,7 @@ def _push(task: Task, on_step: Callable[[str, str], None]) -> VersionReport:
         version = push(
             releases, task.model, given["model"][0], version=task.version, code=tuple(given.get("code", ())),
             metrics=task.metrics, alias=task.alias, note=task.note, trust=task.trust, who=Who(task.who, task.host),
-            on_step=on_step, **single,
+            on_step=on_step, isolate=environment.isolation(releases.environments), **single,
         )  # fmt: skip
         return version_report(releases, task.model, version.version)
 

@@ -45,9 +45,9 @@ class Deployment:
         self.handlers: Handlers | None = model.handlers
         self.predictor: Predictor = model.predictor
         self.native_outputs = model.signature.native_outputs
-        self.threaded = source.kind in _ALWAYS_THREADED or model.handlers is not None
+        self.hosted = model.predictor if isinstance(model.predictor, HostedPredictor) else None
+        self.threaded = source.kind in _ALWAYS_THREADED or model.handlers is not None or self.hosted is not None
         """True: never inline, whatever it costs."""
-        self.hosted: HostedPredictor | None = None
         self.joinable = True
         """False: each request gets a call of its own."""
         self.cost = Cost()
@@ -147,6 +147,8 @@ class Deployment:
 
     async def isolate_if_needed(self, example: Rows, threads: int) -> None:
         """Move the model to a host process when it would stop the event loop while it runs in a thread."""
+        if self.hosted is not None:
+            return
         pause_s = await longest_pause(self.predictor, example, self.native_outputs, self.cost)
         if pause_s <= MAX_PAUSE_S:
             return

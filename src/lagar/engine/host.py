@@ -1,82 +1,39 @@
-"""A process of its own for a model that would hold the worker's interpreter: the GIL of the host is not the loop's.
+"""A model in a process of its own, as a predictor: one that would hold the worker's interpreter, or one whose libraries
+are not the worker's.
 
-The worker's model thread sends rows over a socket pair and waits for the answer without the GIL. Nothing is pickled:
-arrays travel as their bytes, text as JSON. A host that dies or is killed fails the call it was in and is started again
-for the next one.
+The worker's model thread sends rows over a Unix socket and waits for the answer without the GIL. A host that dies or is
+killed fails the call it was in and is started again for the next one. It belongs to the worker that started it, or, by
+way of the supervisor (`server/hosts.py`), to all workers of a server.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
+import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-import traceback
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
+from lagar.engine import wire
 from lagar.engine.cost import Cost
-from lagar.errors import InvalidInput, LagarError, LoadFailed, RequestError
+from lagar.engine.wire import Answer, Ask, Boot, Bye, Hook, Message, Place, Ready, Refusal, Shaped, Want
+from lagar.errors import InvalidInput, LagarError, LoadFailed
+from lagar.registry import environments
 from lagar.registry.model import ModelSource
-from lagar.types import Array, Outputs, Predictor, Rows
+from lagar.types import Handlers, Outputs, Predictor, Record, Rows
 
 MAX_PAUSE_S = 0.020
 """A model that stops the event loop for longer while it runs in a thread gets a host."""
 _PROBE_S = 0.100
 _PROBE_ROWS = 4096
 _TRIALS = 3
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-_PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 300.0
-
-
-class _Array(msgspec.Struct, array_like=True):
-    """An array on the wire: raw bytes of a numeric dtype, or the items of an object array."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes | list[Any]
-
-
-class _Boot(msgspec.Struct, tag="boot"):
-    source: ModelSource
-    threads: int
-
-
-class _Ask(msgspec.Struct, tag="ask"):
-    n: int
-    outputs: tuple[str, ...]
-    matrix: _Array | None
-    columns: dict[str, _Array] | None
-
-
-class _Answer(msgspec.Struct, tag="answer"):
-    outputs: dict[str, _Array]
-
-
-class _Refusal(msgspec.Struct, tag="refusal"):
-    """The model raised; `caller` when it is the caller's mistake."""
-
-    message: str
-    caller: bool = False
-    field: str | None = None
-    row: int | None = None
-    traceback: str = ""
-
-
-class _Ready(msgspec.Struct, tag="ready"):
-    pass
-
-
-_Message = _Boot | _Ask | _Answer | _Refusal | _Ready
-_encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[_Message] = msgspec.msgpack.Decoder(_Message)
 
 
 class HostFailed(LagarError):
@@ -93,47 +50,91 @@ class _HostTraceback(Exception):
 
 
 class HostedPredictor:
-    """A predictor whose model lives in another process (types.Predictor)."""
+    """A predictor whose model lives in another process (types.Predictor).
 
-    def __init__(self, source: ModelSource, threads: int) -> None:
+    `python` is the interpreter of another environment, None for this one. Without `hosts` the process is this one's
+    own until it is closed. With `hosts`, the path of a server's `wire.HOSTS_SOCKET`, it is shared by all that ask for
+    the same source and interpreter, ended when it is idle, and started again by the next call. It is started here
+    unless `start` is False: then by the first call. Calls come from one thread at a time; `kill` from any.
+
+    Raises LoadFailed when the model cannot be loaded there.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        threads: int,
+        *,
+        python: str | None = None,
+        hosts: Path | None = None,
+        start: bool = True,
+    ) -> None:
         self._source = source
-        self._threads = threads
-        self._process: subprocess.Popen[bytes] | None = None
+        self._python = python
+        self._reach: _Own | _Shared = (
+            _Own(source, threads, python) if hosts is None else _Shared(source, threads, python, hosts)
+        )
         self._socket: socket.socket | None = None
-        self._lock = threading.Lock()
         self._closed = False
-        self._start()
+        self._ready: Ready | None = None
+        if start:
+            self._start()
+
+    @property
+    def facts(self) -> Ready:
+        """What the host said of its model when it was started last."""
+        if self._ready is None:
+            self._start()
+        assert self._ready is not None
+        return self._ready
+
+    @property
+    def handlers(self) -> Handlers | None:
+        """The user's handlers, which run beside the model."""
+        return HostedHandlers(self, self.facts) if self.facts.handled else None
 
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """The named outputs; raises HostFailed when the host is gone, InvalidInput as the model does."""
-        if self._socket is None:
-            self._start()
-        assert self._socket is not None
         columns = rows.columns
-        ask = _Ask(
+        ask = Ask(
             rows.n,
             outputs,
-            None if rows.matrix is None else _pack(rows.matrix),
-            None if columns is None else {name: _pack(column) for name, column in columns.items()},
+            None if rows.matrix is None else wire.pack(rows.matrix),
+            None if columns is None else {name: wire.pack(column) for name, column in columns.items()},
         )
-        try:
-            _send(self._socket, ask)
-            answer = _receive(self._socket)
-        except OSError:
+        answer = self.ask(ask)
+        assert isinstance(answer, Answer)
+        return {name: wire.unpack(array) for name, array in answer.outputs.items()}
+
+    def ask(self, message: Message) -> Message:
+        """What the host answers; raises as `predict` does."""
+        answer = self._asked(message)
+        while isinstance(answer, Bye):  # it was idle, and ended before it saw this
             self._stop()
-            raise HostFailed(f"the host process of model '{self._source.name}' died while it predicted") from None
-        if isinstance(answer, _Refusal):
+            answer = self._asked(message)
+        if isinstance(answer, Refusal):
             if answer.caller:
                 raise InvalidInput(answer.message, field=answer.field, row=answer.row)
             raise HostFailed(answer.message) from _HostTraceback(answer.traceback)
-        assert isinstance(answer, _Answer)
-        return {name: _unpack(array) for name, array in answer.outputs.items()}
+        return answer
+
+    def _asked(self, message: Message) -> Message:
+        if self._socket is None:
+            self._start()
+        assert self._socket is not None
+        try:
+            try:
+                wire.send(self._socket, message)
+            except ConnectionError:
+                return _farewell(self._socket)
+            return wire.receive(self._socket)
+        except OSError:
+            self._stop()
+            raise HostFailed(f"the host process of model '{self._source.name}' died while it predicted") from None
 
     def kill(self) -> None:
         """End the call it is in, from any thread."""
-        with self._lock:
-            if self._process is not None:
-                self._process.kill()
+        self._reach.kill()
 
     def close(self) -> None:
         self._closed = True
@@ -142,42 +143,141 @@ class HostedPredictor:
     def _start(self) -> None:
         if self._closed:
             raise HostFailed(f"the host process of model '{self._source.name}' is closed")
-        ours, theirs = socket.socketpair()
-        # The mask is inherited: a Ctrl-C during the host's imports waits until it has decided to let it pass.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        sock = self._reach.connect()
+        sock.settimeout(_START_TIMEOUT_S)
         try:
-            with theirs, self._lock:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "lagar.engine.host", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        ours.settimeout(_START_TIMEOUT_S)
-        try:
-            _send(ours, _Boot(self._source, self._threads))
-            answer = _receive(ours)
-        except OSError:
-            ours.close()
+            answer = wire.receive(sock)
+        except OSError as error:
+            sock.close()
             self._stop()
-            raise LoadFailed(f"the host process of model '{self._source.name}' ended while it loaded") from None
-        if isinstance(answer, _Refusal):
-            ours.close()
+            why = "did not load it in time" if isinstance(error, TimeoutError) else "ended while it loaded"
+            raise LoadFailed(f"the host process of model '{self._source.name}' {why}") from None
+        if isinstance(answer, Bye):  # it ended in the moment in which it was found
+            sock.close()
+            return self._start()
+        if isinstance(answer, Refusal):
+            sock.close()
             self._stop()
             raise LoadFailed(answer.message)
-        ours.settimeout(None)
-        self._socket = ours
+        assert isinstance(answer, Ready)
+        sock.settimeout(None)
+        self._reach.pid = answer.pid
+        self._socket, self._ready = sock, answer
+        return None
 
     def _stop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._reach.stop()
+
+
+def _farewell(sock: socket.socket) -> Message:
+    """What a host said last, to whom nothing can be sent any more."""
+    answer = wire.receive(sock)
+    if not isinstance(answer, Bye):
+        raise ConnectionError("the host is gone")
+    return answer
+
+
+class _Own:
+    """A process of this worker's own."""
+
+    def __init__(self, source: ModelSource, threads: int, python: str | None) -> None:
+        self._boot = Boot(source, threads)
+        self._python = python
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self.pid = 0
+
+    def connect(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            self._process = environments.spawn(self._python, wire.HOSTING, [theirs.fileno()])
+        with contextlib.suppress(OSError):  # it may have ended already: who waits for its answer notices
+            wire.send(ours, self._boot)
+        return ours
+
+    def kill(self) -> None:
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            if self._process is not None:
+                self._process.kill()
+
+    def stop(self) -> None:
+        with self._lock:
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
                 self._process = None
+
+
+class _Shared:
+    """A process of the whole server; the supervisor starts it and reaps it."""
+
+    def __init__(self, source: ModelSource, threads: int, python: str | None, hosts: Path) -> None:
+        self._want = Want(source, python, threads)
+        self._hosts = hosts
+        self.pid = 0
+
+    def connect(self) -> socket.socket:
+        try:
+            with _connected(self._hosts) as desk:
+                wire.send(desk, self._want)
+                answer = wire.receive(desk)
+            assert isinstance(answer, Place)
+            return _connected(Path(answer.path))
+        except OSError as error:
+            name = self._want.source.name
+            raise HostFailed(f"the server starts no host process for model '{name}': {error}") from None
+
+    def kill(self) -> None:
+        pid, self.pid = self.pid, 0
+        if pid:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return
+            try:
+                if wire.HOSTING.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():  # not a number used again
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            except OSError:
+                return
+            finally:
+                os.close(descriptor)
+
+    def stop(self) -> None:
+        """The others may go on with it."""
+        self.pid = 0
+
+
+def _connected(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class HostedHandlers:
+    """The user's handlers beside a hosted model (types.Handlers)."""
+
+    def __init__(self, predictor: HostedPredictor, facts: Ready) -> None:
+        self._predictor = predictor
+        self.has_preprocess = facts.has_preprocess
+        self.has_postprocess = facts.has_postprocess
+
+    def preprocess(self, records: list[Record]) -> list[Record]:
+        return self._shaped(Hook(records))  # type: ignore[no-any-return]
+
+    def postprocess(self, outputs: Mapping[str, Any], records: list[Record], single: bool = False) -> Any:
+        return self._shaped(Hook(records, dict(outputs), single))
+
+    def _shaped(self, hook: Hook) -> Any:
+        answer = self._predictor.ask(hook)
+        assert isinstance(answer, Shaped)
+        return answer.value
 
 
 async def longest_pause(predictor: Predictor, example: Rows, outputs: tuple[str, ...], cost: Cost) -> float:
@@ -202,89 +302,3 @@ async def longest_pause(predictor: Predictor, example: Rows, outputs: tuple[str,
         if least <= MAX_PAUSE_S:
             break
     return least
-
-
-def _pack(array: Array) -> _Array:
-    if array.dtype.hasobject or array.dtype.kind in "US":
-        return _Array("object" if array.dtype.hasobject else array.dtype.str, array.shape, array.ravel().tolist())
-    return _Array(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
-
-
-def _unpack(array: _Array) -> Array:
-    if isinstance(array.data, bytes):
-        return np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
-    flat: Array = np.empty(len(array.data), dtype=array.dtype)
-    flat[:] = array.data
-    return flat.reshape(array.shape)
-
-
-def _send(sock: socket.socket, message: _Message) -> None:
-    data = _encode(message)
-    sock.sendall(len(data).to_bytes(8, "big") + data)
-
-
-def _receive(sock: socket.socket) -> _Message:
-    size = int.from_bytes(_exactly(sock, 8), "big")
-    return _decoder.decode(_exactly(sock, size))
-
-
-def _exactly(sock: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        count = sock.recv_into(view[got:])
-        if count == 0:
-            raise ConnectionError("the other end is gone")
-        got += count
-    return data
-
-
-def _answer(predictor: Predictor, ask: _Ask) -> _Message:
-    try:
-        rows = Rows(
-            ask.n,
-            None if ask.matrix is None else _unpack(ask.matrix),
-            None if ask.columns is None else {name: _unpack(column) for name, column in ask.columns.items()},
-        )
-        outputs = predictor.predict(rows, ask.outputs)
-        return _Answer({name: _pack(np.asarray(array)) for name, array in outputs.items()})
-    except RequestError as error:
-        return _Refusal(error.message, True, error.field, error.row)
-    except BaseException as error:  # as in the batcher: sys.exit() of a model does not end its host
-        return _Refusal(f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
-
-
-def serve(sock: socket.socket) -> None:
-    """The host's life: load, say so, answer until the worker is gone."""
-    from lagar import runtimes
-
-    boot = _receive(sock)
-    assert isinstance(boot, _Boot)
-    try:
-        predictor = runtimes.load(boot.source, threads=boot.threads).predictor
-    except LagarError as error:
-        _send(sock, _Refusal(error.message))
-        return
-    _send(sock, _Ready())
-    while True:
-        try:
-            ask = _receive(sock)
-        except ConnectionError:
-            return
-        assert isinstance(ask, _Ask)
-        _send(sock, _answer(predictor, ask))
-
-
-def main() -> None:
-    """The process's entry: the worker decides when it ends; it dies with the worker even in the middle of a call."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    with socket.socket(fileno=int(sys.argv[1])) as sock:
-        serve(sock)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,11 +3,13 @@
 They go through the same path as a caller's rows (`protocols.columns`). Labels are compared exactly. Numbers may differ
 by 1e-9 of their size, since BLAS sums in another order on another machine; by 1e-6 where all recorded ones are
 32-bit floats, which such a model computed with. Values near zero are held to a thousandth of that, of the output's
-largest number. NaN and the infinities are recorded as the texts that JSON can carry.
+largest number. NaN and the infinities are recorded as the texts that JSON can carry. A faster form may differ by what
+it was proved to.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,8 +23,9 @@ from lagar.errors import InvalidInput, LoadFailed
 from lagar.protocols.columns import rows_from_records
 from lagar.registry.manifest import Golden, Manifest
 from lagar.registry.model import LoadedModel
+from lagar.registry.proof import Criterion
 from lagar.registry.signature import Field, Scalar, Signature
-from lagar.runtimes import examples
+from lagar.runtimes import examples, sized
 from lagar.types import Array, Outputs, Predictor, Record
 
 ROWS: Final = 16
@@ -64,30 +67,34 @@ def record(model: LoadedModel, example: Path | None = None) -> Recorded:
     return Recorded(Golden(tuple(records), {name: first[name] for name in steady}), tuple(words))
 
 
-def check(manifest: Manifest, predictor: Predictor) -> None:
+def check(manifest: Manifest, predictor: Predictor, installed: Mapping[str, str] | None = None) -> None:
     """Raise LoadFailed unless the predictor gives the outputs that the version recorded.
 
     The message names the row (0-based), the output, both values, and the libraries whose version is another one.
+    `installed` are those that the predictor runs on, where they are not this process's own.
     """
     golden, signature = manifest.golden, manifest.signature
     if not golden.records or not golden.outputs:
         return
     label = f"{manifest.model}@{manifest.version}"
     try:
-        answer = _predict(predictor, signature, golden.records, tuple(golden.outputs))
+        answers = [
+            (_predict(part, signature, golden.records, tuple(golden.outputs)), criterion)
+            for part, criterion in sized.parts_of(predictor)
+        ]
     except Exception as error:
         raise LoadFailed(
             f"{label} does not answer its golden rows: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            f"; {_versions(manifest)}"
+            f"; {_versions(manifest, installed)}"
         ) from error
-    for name, wanted in golden.outputs.items():
+    for (answer, criterion), (name, wanted) in itertools.product(answers, golden.outputs.items()):
         got = _listed(answer[name]) if name in answer else []
-        found = _difference(wanted, got)
+        found = _difference(wanted, got, criterion)
         if found is not None:
             row, was, now = found
             raise LoadFailed(
                 f"{label}: golden row {row}, output {name!r}: recorded {_shown(was)}, got {_shown(now)}; "
-                f"{_versions(manifest)}"
+                f"{_versions(manifest, installed)}"
             )
 
 
@@ -255,12 +262,14 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _difference(wanted: list[Any], got: list[Any]) -> tuple[int, Any, Any] | None:
-    """The first row whose value differs, with both values."""
+def _difference(wanted: list[Any], got: list[Any], criterion: Criterion | None = None) -> tuple[int, Any, Any] | None:
+    """The first row whose value differs, with both values; a form may differ by what it was proved to."""
     numbers = [value for row in wanted for value in _floats(row)]
     single = all(float(np.float32(value)) == value for value in numbers if abs(value) < 3e38)
     relative = TOLERANCE_32 if single else TOLERANCE
     floor = relative * 1e-3 * max((abs(value) for value in numbers), default=0.0)
+    if criterion is not None:
+        relative, floor = max(relative, criterion.relative), max(floor, criterion.absolute)
     if len(wanted) != len(got):
         return (min(len(wanted), len(got)), f"{len(wanted)} rows", f"{len(got)} rows")
     for row, (was, now) in enumerate(zip(wanted, got, strict=True)):
@@ -292,17 +301,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}…"
 
 
-def _versions(manifest: Manifest) -> str:
+def _versions(manifest: Manifest, installed: Mapping[str, str] | None) -> str:
     """Which libraries are not the recorded ones, with both versions and what to do."""
     libraries = {**manifest.original.libraries, **manifest.libraries} if manifest.forms else manifest.libraries
     others = [
-        (name, recorded, installed)
+        (name, recorded, here)
         for name, recorded in libraries.items()
-        if (installed := _installed(name)) not in (None, recorded)
+        if (here := _installed(name) if installed is None else installed.get(name)) not in (None, recorded)
     ]
     if not others:
         return "its libraries have the recorded versions, so the file or the machine differs: push the model again"
-    said = ", ".join(f"{name} {recorded} and {installed} is installed" for name, recorded, installed in others[:_SHOWN])
+    said = ", ".join(f"{name} {recorded} and {here} is installed" for name, recorded, here in others[:_SHOWN])
     more = f" and {len(others) - _SHOWN} more libraries differ" if len(others) > _SHOWN else ""
     pins = " ".join(f"{name}=={recorded}" for name, recorded, _ in others[:_SHOWN])
     return f"it was recorded with {said}{more}: pip install {pins}, or push the model again"

@@ -108,19 +108,26 @@ def compiled(
     head = "".join(f"# {name} {imported[name]} was installed from a folder or an address\n" for name in local)
     if not wanted:
         return Lock(f"{head}# nothing but Lagar's own libraries\n", "no libraries beside Lagar's own", True)
-    command = uv or _uv()
+    command = uv or uv_command()
     why = "uv is not installed"
     if command is not None:
         pins = [f"{name}=={version}" for name, version in installed.items()]
         text, why = _uv_compile(command, wanted, pins, python or sys.executable)
         if text is not None:
-            count = len(re.findall(r"^[A-Za-z0-9]", text, re.MULTILINE))
-            return Lock(head + text, f"{count} libraries with their hashes", True)
+            return of_environment(head + text)
     head += f"# versions without hashes: {why}\n"
     return Lock(head + "".join(f"{line}\n" for line in wanted), f"{len(wanted)} versions without hashes: {why}", False)
 
 
-def _uv() -> str | None:
+def of_environment(text: str) -> Lock:
+    """The lock that an environment of its own was installed of."""
+    count = len(re.findall(r"^[A-Za-z0-9]", text, re.MULTILINE))
+    hashed = "--hash=" in text
+    return Lock(text, f"{count} libraries with{' their' if hashed else 'out'} hashes", hashed)
+
+
+def uv_command() -> str | None:
+    """The uv beside this Python, else the one on the PATH; None where there is none."""
     beside = Path(sys.executable).with_name("uv")
     return str(beside) if beside.is_file() else shutil.which("uv")
 

@@ -26,18 +26,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 import lagar
 from lagar import settings
-from lagar.errors import HomeError, LagarError, Refused, SetupError, StoreAway, VersionExists
-from lagar.intake import archive, content, lock, mlmodel, sandbox, scan, sniff
+from lagar.errors import HomeError, LagarError, MissingLibrary, Refused, SetupError, StoreAway, VersionExists
+from lagar.intake import archive, compilation, content, environment, lock, mlmodel, sandbox, scan, sniff
 from lagar.intake import folder as lagar_toml
 from lagar.intake.archive import Bounds
 from lagar.intake.confinement import Limits
 from lagar.intake.content import Content
+from lagar.intake.environment import Environment
 from lagar.intake.inspect import find_models
 from lagar.intake.lock import Requirements
 from lagar.intake.trial import Tried
@@ -51,8 +52,11 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[str, str], None]
 """Called with a step's name and "" when it begins, and with what it found in words when it is done."""
-Isolate = Callable[[Requirements], str]
-"""Requirements that this environment does not meet → the interpreter of one that does and has Lagar."""
+Isolate = Callable[[Requirements, bool, Callable[[str], None]], Environment]
+"""Requirements that this environment does not meet → one that does; with whether packages may be built (--trust), and
+what is called with words on the way."""
+Compiling = Literal["wait", "background", "off"]
+"""Whether faster forms are built and proved; a push has no background: a version is whole when it is committed."""
 STEPS: Final = ("scan", "load", "signature", "prove", "lock", "profile", "commit")
 _MAX_PICKLE: Final = 2 * 1024**3
 """Bytes of a file that is read whole to be scanned."""
@@ -77,6 +81,8 @@ class Options(msgspec.Struct, frozen=True):
     bounds: Bounds = Bounds()
     isolate: Isolate | None = None
     on_step: OnStep = lambda step, words: None
+    compiling: Compiling | None = None
+    """None: what LAGAR_COMPILE says, and "wait" where it says nothing."""
 
 
 class Draft:
@@ -115,6 +121,7 @@ def push(
     on_step: OnStep = lambda step, words: None,
     limits: Limits | None = None,
     isolate: Isolate | None = None,
+    compiling: Compiling | None = None,
 ) -> Version:
     """Take a model in and commit it as one version.
 
@@ -124,6 +131,7 @@ def push(
     options = Options(
         version=version, example=example, training_data=training_data, code=tuple(code), metrics=metrics or {},
         note=note, requirements=requirements, trust=trust, limits=limits, isolate=isolate, on_step=on_step,
+        compiling=compiling,
     )  # fmt: skip
     try:
         with intake(model, Path(path), options, who=(who.name, who.host)) as draft, _step("commit", on_step) as done:
@@ -143,15 +151,6 @@ def intake(model: str, path: Path, options: Options, *, who: tuple[str, str]) ->
     """
     with staging() as folder:
         yield _Intake(model, path, options, who, folder).draft()
-
-
-def prove(draft: Draft) -> list[Form]:
-    """The forms that a version serves from, the original first.
-
-    A form that is made here must answer as `draft.source` does, row for row, and its files join `draft.files`; what
-    cannot be proved is left out. The original by itself always is a valid answer.
-    """
-    return [draft.manifest.original]
 
 
 class _Intake:
@@ -174,22 +173,26 @@ class _Intake:
         with self._step("scan") as said:
             source, preload = self._scan(said)
         with self._step("lock", quiet=True):  # read before anything is opened: a bad file ends a push at once
-            wanted = lock.read(self._options.requirements) if self._options.requirements is not None else None
-            python, requirements = self._environment(wanted)
+            given = self._options.requirements
+            wanted = self._beside(source, preload) if given is None else lock.read(given)
+            own = self._environment(wanted)
+            python = None if own is None else own.python
+        requirements = environment.joined(wanted) if wanted is not None and own is not None else ()
         with self._step("load") as said:
-            tried, how = sandbox.load(
-                source, preload=preload, limits=self._options.limits, python=python, within=self._folder
-            )
+            try:
+                tried, how = sandbox.load(
+                    source, preload=preload, limits=self._options.limits, python=python, within=self._folder
+                )
+            except MissingLibrary as error:
+                raise error if own is None else environment.lacking(error) from None
             said += [*how, f"{tried.load_s:.2g} s and {tried.memory_bytes / 1024**2:.1f} MiB", *tried.warnings]
         with self._step("signature") as said:
             said += _signature_words(tried)
         draft = self._drafted(source, tried, requirements)
         with self._step("prove") as said:
-            forms = prove(draft)
-            said.append("it serves as it was saved" if len(forms) == 1 else ", ".join(form.name for form in forms))
-        draft.manifest = msgspec.structs.replace(draft.manifest, forms=tuple(forms))
+            self._prove(draft, said)
         with self._step("lock") as said:
-            self._lock(draft, tried, python, said)
+            self._lock(draft, tried, own, said)
         with self._step("profile") as said:
             self._profile(draft, python, said)
         draft.manifest = msgspec.structs.replace(draft.manifest, steps=tuple(self._steps))
@@ -273,20 +276,32 @@ class _Intake:
 
     # load and after
 
-    def _environment(self, wanted: Requirements | None) -> tuple[str | None, tuple[str, ...]]:
-        """The interpreter for this version (None: this one) and the requirements that go into its manifest."""
+    def _beside(self, source: ModelSource, preload: tuple[str, ...]) -> Requirements | None:
+        """The requirements that came with the model, where this environment has other releases of its libraries."""
+        folder = source.path if source.kind == "mlflow" else source.folder
+        if folder is None or self._options.isolate is None:
+            return None
+        return environment.beside(Path(folder), source.kind, preload)
+
+    def _environment(self, wanted: Requirements | None) -> Environment | None:
+        """The environment of this version; None: this one."""
         if wanted is None:
-            return None, ()
+            return None
         missing = lock.unmet(wanted, *lock.here())
         if not missing:
-            return None, ()
+            return None
         if self._options.isolate is None:
             raise SetupError(
                 f"{wanted.source} asks for {', '.join(missing[:5])}, which this environment does not meet: install "
                 "what it asks for here, or push without --requirements to serve the model on what is installed"
             )
-        python = f"python{wanted.python}" if wanted.python else None
-        return self._options.isolate(wanted), (*([python] if python else []), *wanted.lines)
+        on_step = self._options.on_step
+        on_step("environment", "")
+        on_step("environment", f"{wanted.source} asks for {', '.join(missing[:5])}")
+        on_step("environment", "")
+        found = self._options.isolate(wanted, self._options.trust, lambda words: _twice(on_step, words))
+        on_step("environment", found.words)
+        return found
 
     def _drafted(self, source: ModelSource, tried: Tried, requirements: tuple[str, ...]) -> Draft:
         entries, files = _entries(self._root)
@@ -324,11 +339,27 @@ class _Intake:
         )
         return Draft(self._root, manifest, files, source)
 
+    def _prove(self, draft: Draft, said: list[str]) -> None:
+        """Add the forms that are proved and quicker than the original."""
+        if (self._options.compiling or settings.compiling()) == "off":
+            said.append("it serves as it was saved: nothing was compiled")
+            return
+        data = self._options.training_data
+        made = compilation.compiled(
+            draft.source, draft.manifest, self._folder, None if data is None else data.expanduser()
+        )
+        said += made.words
+        draft.files |= made.files
+        draft.manifest = made.manifest
+
     def _relative(self, path: str) -> str:
         return Path(path).relative_to(self._root).as_posix()
 
-    def _lock(self, draft: Draft, tried: Tried, python: str | None, said: list[str]) -> None:
-        made = lock.compiled(tried.imported, tried.installed, tried.local, python)
+    def _lock(self, draft: Draft, tried: Tried, own: Environment | None, said: list[str]) -> None:
+        if own is None:
+            made = lock.compiled(tried.imported, tried.installed, tried.local)
+        else:  # the environment was installed of it, and is so wherever the version runs
+            made = lock.of_environment(own.lock)
         path = self._folder / lock.FILE
         path.write_text(made.text)
         draft.files[lock.FILE] = path
@@ -348,6 +379,12 @@ class _Intake:
         )
         draft.files[path.name] = path
         draft.manifest = msgspec.structs.replace(draft.manifest, profile=content.entry(path, path.name))
+
+
+def _twice(on_step: OnStep, words: str) -> None:
+    """A part of a step is done, and the next one begins."""
+    on_step("environment", words)
+    on_step("environment", "")
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from lagar.errors import LoadFailed, SetupError
 from lagar.intake import confinement
 from lagar.intake.confinement import Confined, Limits
 from lagar.intake.trial import ANSWER, FORMS, TASK, Answer, Failure, Proving, Task, Tried
+from lagar.registry import environments
 from lagar.registry.model import ModelSource
 from lagar.registry.proof import ORIGINAL, Proof
 from lagar.registry.signature import Signature
@@ -74,7 +75,7 @@ def load(
     default. `within`: where its temporary folder is made. Raises SetupError subclasses: what the load itself raised, or
     LoadFailed that names the limit which was hit.
     """
-    with _private(within) as folder:
+    with private(within) as folder:
         answer, words = _run(Task(source, preload), folder, limits or Limits(), python, "loading")
     assert answer.tried is not None
     return answer.tried, words
@@ -97,7 +98,7 @@ def describe(
     from lagar.intake.profile import FILE
 
     wanted = limits or Limits(wall_s=1800.0, cpu_s=3600)
-    with _private(within) as folder:
+    with private(within) as folder:
         task = Task(source, training_data=str(training_data.absolute()), signature=signature)
         answer, _ = _run(task, folder, wanted, python, "reading the training data")
         assert answer.described is not None
@@ -120,7 +121,7 @@ def prove(
     original.
     """
     wanted = limits or Limits(wall_s=1200.0, cpu_s=2400)
-    with _private(within) as folder:
+    with private(within) as folder:
         task = Task(
             source,
             training_data=None if training_data is None else str(training_data.absolute()),
@@ -146,7 +147,8 @@ def _take(forms: Path, name: str, into: Path) -> None:
 
 
 @contextlib.contextmanager
-def _private(within: Path | None) -> Iterator[Path]:
+def private(within: Path | None = None) -> Iterator[Path]:
+    """A temporary folder, in `within` where it is given."""
     folder = Path(tempfile.mkdtemp(prefix="lagar-trial-", dir=within))
     try:
         yield folder
@@ -160,7 +162,7 @@ def _run(task: Task, folder: Path, limits: Limits, python: str | None, doing: st
     (folder / _LIMITS).write_bytes(msgspec.json.encode(limits))
     for name in ("home", "tmp", "work"):
         (folder / name).mkdir(mode=0o700)
-    verdict = _guarded(folder, limits, python or sys.executable)
+    verdict = _guarded(folder, limits, python)
     answer = _answer(folder) if verdict.end in ("done", "exit") else None
     if answer is None:
         raise LoadFailed(_ended(task.source.path, doing, verdict, limits))
@@ -169,12 +171,12 @@ def _run(task: Task, folder: Path, limits: Limits, python: str | None, doing: st
     return answer, _words(verdict.confined, limits)
 
 
-def _guarded(folder: Path, limits: Limits, python: str) -> Verdict:
+def _guarded(folder: Path, limits: Limits, python: str | None) -> Verdict:
     """Run the guard and read its verdict; whatever interrupts this ends the guard, and the guard ends the rest."""
     guard = subprocess.Popen(
-        [python, "-m", "lagar.intake.sandbox", str(folder)],
+        environments.command(python, "lagar.intake.sandbox", str(folder)),
         cwd=folder / "work",
-        env=_environment(folder),
+        env=environments.variables(python, _environment(folder)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -195,7 +197,7 @@ def _guarded(folder: Path, limits: Limits, python: str) -> Verdict:
             guard.communicate()
     if guard.returncode != 0:
         last = trouble.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {guard.returncode}"]
-        raise LoadFailed(f"the process apart could not be started with {python}: {last[0][:300]}")
+        raise LoadFailed(f"the process apart could not be started with {python or sys.executable}: {last[0][:300]}")
     return msgspec.json.decode(said, type=Verdict)
 
 
@@ -324,7 +326,7 @@ def main() -> None:
     try:
         started = time.monotonic()
         trial = subprocess.Popen(
-            [sys.executable, "-m", "lagar.intake.trial", str(folder)],
+            environments.command(sys.executable, "lagar.intake.trial", str(folder)),
             stdin=subprocess.DEVNULL,
             stdout=output.write_end,
             stderr=output.write_end,

@@ -15,9 +15,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from lagar.registry import layout, records, traffic
+from lagar.registry import environments, layout, records, traffic
 from lagar.registry.catalog import Catalog
+from lagar.registry.environments import Environments
 from lagar.registry.layout import Cache
+from lagar.registry.manifest import Manifest
 from lagar.registry.store import Store, Stored
 from lagar.registry.tables import artifacts
 
@@ -32,23 +34,29 @@ class Garbage(msgspec.Struct, frozen=True):
     objects: tuple[Stored, ...]
     bytes: int
     folders: int
-    """Laid-out versions that can be laid out again."""
+    """Laid-out versions and environments: they can be made again."""
 
 
-def collect(catalog: Catalog, store: Store, cache: Cache, older_than_s: float, dry_run: bool) -> Garbage:
+def collect(
+    catalog: Catalog, store: Store, cache: Cache, places: Environments, older_than_s: float, dry_run: bool
+) -> Garbage:
     """Remove, or with `dry_run` only list, what is unneeded and untouched for so many seconds."""
     until = store.now() - older_than_s
     with catalog.read() as connection:
         needed = set(connection.scalars(sa.select(artifacts.c.sha256)))
-        keys = _keys_in_use(connection)
+        live = _live(connection)
+    keys = {layout.key_of(layout.files_of(manifest, form.name)) for manifest in live for form in manifest.forms}
     old = [found for found in store.objects() if found.modified_at < until and found.sha256 not in needed]
     folders = list(cache.unused(older_than_s, keys))
+    kept = [key for manifest in live if (key := environments.key_for(manifest))]
+    unneeded = list(places.unused(older_than_s, kept))
     if not dry_run:
         old = _remove(catalog, store, old, until)
         for key in folders:
             cache.remove(key)
+        unneeded = [key for key in unneeded if places.remove(key)]
         store.sweep(older_than_s)
-    return Garbage(tuple(old), sum(found.bytes for found in old), len(folders))
+    return Garbage(tuple(old), sum(found.bytes for found in old), len(folders) + len(unneeded))
 
 
 def _remove(catalog: Catalog, store: Store, candidates: Iterable[Stored], until: float) -> list[Stored]:
@@ -66,11 +74,10 @@ def _remove(catalog: Catalog, store: Store, candidates: Iterable[Stored], until:
     return removed
 
 
-def _keys_in_use(connection: Connection) -> set[str]:
-    """Folders of versions that answer now: a library may read from one long after it was loaded."""
-    keys: set[str] = set()
+def _live(connection: Connection) -> list[Manifest]:
+    """The versions that answer now: a library may read from their folders long after they were loaded."""
+    found: list[Manifest] = []
     for model, line in traffic.at(connection).items():
-        for label in (*line.weights, *([line.shadow] if line.shadow else [])):
-            manifest = records.get(connection, model, label).manifest
-            keys.update(layout.key_of(layout.files_of(manifest, form.name)) for form in manifest.forms)
-    return keys
+        labels = (*line.weights, *([line.shadow] if line.shadow else []))
+        found += [records.get(connection, model, label).manifest for label in labels]
+    return found

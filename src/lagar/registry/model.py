@@ -47,6 +47,10 @@ class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """Path of the version's manifest, for one that comes from the registry: its golden rows are checked at load."""
     libraries: tuple[str, ...] = ()
     """Distributions that loading it imports, where that is known."""
+    requirements: tuple[str, ...] = ()
+    """What its environment must hold; () for Lagar's own."""
+    environment: str | None = None
+    """Folder of the environment that it was checked in, for one that has requirements."""
 
 
 class LoadedModel:

@@ -6,6 +6,7 @@ the row and looked for once more in the transaction that writes the row, so that
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,11 @@ from sqlalchemy.engine import Connection
 
 from lagar import settings
 from lagar.errors import InvalidVersion, VersionExists
-from lagar.registry import difference, garbage, generations, leases, records, tables, traffic
+from lagar.registry import difference, environments, garbage, generations, leases, records, tables, traffic
 from lagar.registry import manifest as manifests
 from lagar.registry.catalog import Catalog, open_catalog, record
 from lagar.registry.difference import Difference
+from lagar.registry.environments import Environments
 from lagar.registry.garbage import DAY_S, Garbage
 from lagar.registry.generations import Generation
 from lagar.registry.home import Home, open_home
@@ -51,6 +53,7 @@ class Releases:
         self.catalog = catalog
         self.store = store
         self._cache = cache
+        self.environments = Environments(cache.root.parent / environments.FOLDER)
         self._now = clock or catalog.now
 
     # ---- versions ------------------------------------------------------------------------------------------------
@@ -328,6 +331,7 @@ class Releases:
         """The version laid out, as `runtimes.load` takes it. Raises what `lay_out` raises."""
         manifest, chosen = version.manifest, form_of(version.manifest, form)
         root = self.lay_out(manifest, form)
+        own = environments.key_for(manifest) if chosen is manifest.original else None
         data = manifests.encode(manifest)
         return ModelSource(
             name=version.model,
@@ -345,11 +349,22 @@ class Releases:
             sha256=_sha256_of(manifest, form),
             manifest=str(self._cache.write_manifest(data, version.manifest_sha256)),
             libraries=tuple(sorted(chosen.libraries or manifest.libraries)),
+            requirements=manifest.requirements if own is not None else (),
+            environment=None if own is None else str(self.environments.root / own),
         )
+
+    def lock(self, manifest: Manifest) -> str:
+        """The text of a version's lock; raises ChangedArtifact, StoreAway."""
+        if manifest.lock is None:
+            return ""
+        with tempfile.TemporaryDirectory(prefix="lagar-lock-") as folder:
+            path = Path(folder) / "lock.txt"
+            self.store.fetch(manifest.lock.sha256, path)
+            return path.read_text()
 
     def gc(self, older_than_s: float = DAY_S, *, dry_run: bool = False) -> Garbage:
         """Remove what no version needs and nobody has touched for so long; see `garbage`."""
-        return garbage.collect(self.catalog, self.store, self._cache, older_than_s, dry_run)
+        return garbage.collect(self.catalog, self.store, self._cache, self.environments, older_than_s, dry_run)
 
     # ---- changes -------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.signature import Field, Output, Scalar, Signature
 from lagar.runtimes import examples
 from lagar.runtimes.base import Draft, Opened
-from lagar.types import Handlers, Outputs, Rows
+from lagar.types import Handlers, Outputs, Predictor, Rows
 
 _log = logging.getLogger("lagar.runtimes")
 _EXAMPLE_ROWS = 5
@@ -75,15 +75,33 @@ def _keep_recorded(source: ModelSource, opened: Opened, signature: Signature, ha
         )
     draft.outputs = tuple(output.name for output in signature.outputs)
     opened.predictor.bind(signature)
+    rows = _recorded_rows(source, signature, handlers)
+    _predict(source, opened, rows, draft.outputs)
+    return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
+
+
+def keep_apart(
+    source: ModelSource,
+    predictor: Predictor,
+    handlers: Handlers | None,
+    libraries: dict[str, str],
+    warnings: Sequence[str],
+) -> LoadedModel:
+    """A version from the registry that another process has loaded: its signature is the recorded one."""
+    assert source.manifest is not None
+    signature = manifests.decode(Path(source.manifest).read_bytes()).signature
+    rows = _recorded_rows(source, signature, handlers)
+    return LoadedModel(source, predictor, signature, handlers, libraries, list(warnings), rows)
+
+
+def _recorded_rows(source: ModelSource, signature: Signature, handlers: Handlers | None) -> Rows:
+    """The example of a recorded signature as the model takes it."""
     records: list[dict[str, Any]] = [dict(record) for record in signature.example]
     if handlers is not None and handlers.has_preprocess:
         records = _preprocessed(source, handlers, records) if records else [examples.made(signature.fields or ())]
     if signature.fields is None:
-        rows = Rows(len(records), matrix=np.array([list(record.values()) for record in records], dtype=np.float64))
-    else:
-        rows = examples.rows_of(signature.fields, signature.layout == "matrix", records)
-    _predict(source, opened, rows, draft.outputs)
-    return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
+        return Rows(len(records), matrix=np.array([list(record.values()) for record in records], dtype=np.float64))
+    return examples.rows_of(signature.fields, signature.layout == "matrix", records)
 
 
 def _keep_unknown_width(

@@ -52,7 +52,8 @@ def _said(caught: list[warnings.WarningMessage]) -> list[str]:
             texts[" ".join(str(message).split())] = None
     versions = [
         f"saved with scikit-learn {saved} and running on {here} ({', '.join(dict.fromkeys(names))}): "
-        f"its answers may differ; install scikit-learn=={saved} or train again"
+        f"its answers may differ; install scikit-learn=={saved}, push it with --requirements FILE that says "
+        f"scikit-learn=={saved}, or train again"
         for (saved, here), names in pairs.items()
     ]
     return [*versions, *texts]
@@ -69,5 +70,6 @@ def _with_versions(error: LoadFailed, data: bytes, path: Path) -> LoadFailed:
         return error
     return LoadFailed(
         f"{error.message} ({path.name} was saved with scikit-learn {saved}, installed is {here}: "
-        f"pip install scikit-learn=={saved}, or train again)"
+        f"pip install scikit-learn=={saved}, push it with --requirements FILE that says scikit-learn=={saved}, which "
+        "gives it an environment of its own, or train again)"
     )

@@ -14,6 +14,7 @@ from lagar.errors import SettingsError
 from lagar.logs import open_log
 from lagar.registry.model import ModelInfo, ModelSource
 from lagar.server import limits
+from lagar.server.hosts import Hosts
 from lagar.server.sockets import Listeners, open_listeners, open_unix_listener
 from lagar.server.supervisor import Folders, Served, Supervisor
 from lagar.settings import LoadedSettings, ServerSettings, catalog_url, child_environment, no_colour, require_auth
@@ -57,6 +58,7 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
     threads = limits.thread_count(workers, available)
     log = open_log(settings.log_format, settings.log_level, no_colour=no_colour(), process="supervisor")
     allow_open_files(settings.max_connections + SPARE_FILES)
+    environment = child_environment(limits.thread_variables(threads) | {"PYTHONUNBUFFERED": "1"})
     listeners = open_listeners(settings.host, settings.port, workers)
     try:
         with home.run_folder() as run_folder:
@@ -73,15 +75,21 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
                     control_listener=control_listener,
                     keys=key_rows(keys),
                     threads=threads,
-                    environment=child_environment(limits.thread_variables(threads) | {"PYTHONUNBUFFERED": "1"}),
+                    environment=environment,
                     log=log,
                     announce=lambda models: write_ready_line(settings, listeners, models),
                     find_served=lambda: find_served(asked),
                     url=server_url(settings, listeners.port),
                 )
-                return asyncio.run(supervisor.run())
+                hosts = Hosts(run_folder, environment, settings.host_idle_s, log)
+                return asyncio.run(_run(supervisor, hosts))
     finally:
         listeners.close()
+
+
+async def _run(supervisor: Supervisor, hosts: Hosts) -> int:
+    async with hosts:  # they end after the workers
+        return await supervisor.run()
 
 
 def find_served(asked: Asked) -> Served:

@@ -6,21 +6,25 @@ A `Serving` is put together beside the one in use and takes its place in one ass
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lagar import runtimes
+from lagar.engine import wire
 from lagar.engine.deployment import Deployment
+from lagar.engine.host import HostedPredictor
 from lagar.engine.service import Router
-from lagar.errors import LagarError, LoadFailed
+from lagar.errors import LagarError, LoadFailed, MissingEnvironment
 from lagar.intake import golden
 from lagar.metrics import Registry
 from lagar.protocols import native, v2
 from lagar.protocols.base import Adapter, Limits
 from lagar.registry import manifest
-from lagar.registry.model import ModelSource
+from lagar.registry.model import LoadedModel, ModelSource
+from lagar.runtimes import contract
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.server.lane import Endpoint
@@ -38,8 +42,11 @@ _COLD_HEADERS = frozenset(
 class Loader:
     """Turns sources into deployments of one worker."""
 
-    def __init__(self, settings: ServerSettings, metrics: Registry, *, threads: int, workers: int) -> None:
+    def __init__(
+        self, settings: ServerSettings, metrics: Registry, *, threads: int, workers: int, run_folder: Path
+    ) -> None:
         self._metrics = metrics
+        self._hosts = run_folder / wire.HOSTS_SOCKET
         self._threads = threads
         self._queue_rows = max(1, settings.queue_rows // workers)
 
@@ -52,11 +59,11 @@ class Loader:
 
     def _open(self, source: ModelSource) -> Deployment:
         try:
-            model = runtimes.load(source, threads=self._threads)
+            model, installed = self._model(source)
             deployment = Deployment(model, self._metrics, max_queue_rows=self._queue_rows)
             assert model.probe is not None
             if source.manifest is not None:
-                golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor)
+                golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor, installed)
             deployment.warm_up(model.probe.slice(0, 1))
         except LagarError:
             raise
@@ -67,6 +74,25 @@ class Loader:
             log.warning("%s@%s: %s", source.name, source.version, warning)
         return deployment
 
+    def _model(self, source: ModelSource) -> tuple[LoadedModel, Mapping[str, str] | None]:
+        """A loaded model, and what is installed where it runs if that is not here."""
+        python = interpreter(source)
+        if python is None:
+            return runtimes.load(source, threads=self._threads), None
+        hosted = HostedPredictor(source, self._threads, python=python, hosts=self._hosts)
+        facts = hosted.facts
+        loaded = contract.keep_apart(source, hosted, hosted.handlers, facts.libraries, facts.warnings)
+        return loaded, facts.installed
+
+
+def interpreter(source: ModelSource) -> str | None:
+    """The Python of another environment in which a version is to be loaded; raises MissingEnvironment."""
+    if not source.requirements:
+        return None
+    from lagar.intake import environment  # brings the reading of requirements, which few versions have
+
+    return environment.interpreter(source)
+
 
 _MODULES = {"scikit-learn": "sklearn", "xgboost-cpu": "xgboost", "onnxruntime-gpu": "onnxruntime"}
 _KIND_MODULES = {"sklearn": "sklearn", "onnx": "onnxruntime"}
@@ -74,6 +100,9 @@ _KIND_MODULES = {"sklearn": "sklearn", "onnx": "onnxruntime"}
 
 def is_at_hand(source: ModelSource) -> bool:
     """Whether loading imports nothing large: importing scikit-learn beside requests cuts their rate for seconds."""
+    with contextlib.suppress(MissingEnvironment):  # loading it says so
+        if source.requirements and interpreter(source) is not None:
+            return True
     if source.kind in ("custom", "mlflow") or source.code:
         return False
     needed = [_MODULES.get(name, name.replace("-", "_")) for name in source.libraries]

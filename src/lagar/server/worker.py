@@ -72,7 +72,13 @@ class Worker:
         self._metrics = Registry(Path(boot.metrics_dir), boot.slot)
         self._gate = Gate(settings, boot.keys)
         self._loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._loader = Loader(settings, self._metrics, threads=boot.threads, workers=boot.workers)
+        self._loader = Loader(
+            settings,
+            self._metrics,
+            threads=boot.threads,
+            workers=boot.workers,
+            run_folder=Path(boot.control_socket).parent,
+        )
         self._boot = boot
         self._prepared: Serving | None = None
         self._preparing = asyncio.Lock()
