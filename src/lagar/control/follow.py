@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lagar.control.equipment import Equipment
 from lagar.errors import LagarError
 from lagar.logs import Log
 from lagar.registry.generations import Generation
@@ -41,6 +42,7 @@ class Follower:
         self._tell = tell
         self._lapsed = lapsed
         """Called with the reason while the catalog is out of reach for longer than a lease, with "" when it is back."""
+        self._equipment = Equipment(releases, log)
         self._log = log
         self._count = count
         """Called with "switched", "failed" or "abandoned" when a preparation has come to its end."""
@@ -130,16 +132,15 @@ class Follower:
         await self._lease()  # from the first one on, a promote waits for this server
 
     async def _prepare(self, generation: Generation) -> Prepared:
-        try:
-            wanted = await self._ask(self._wanted, generation)
-        except LagarError as error:
-            return Prepared(generation.n, ok=False, reason=error.message)
-        self._waiting = generation.n
-        self._answer = asyncio.get_running_loop().create_future()
-        self._tell(wanted)
         keeping = asyncio.create_task(self._keep_lease())
         try:
+            wanted = await self._ask(self._wanted, generation)
+            self._waiting = generation.n
+            self._answer = asyncio.get_running_loop().create_future()
+            self._tell(wanted)
             outcome = await self._answer
+        except LagarError as error:
+            return Prepared(generation.n, ok=False, reason=error.message)
         finally:
             keeping.cancel()
             self._answer = None
@@ -148,7 +149,7 @@ class Follower:
         return outcome
 
     def _wanted(self, generation: Generation) -> Prepare:
-        """The set of a generation, each version's files checked and on this machine's disk."""
+        """The set of a generation, each version's files checked and on this machine's disk, its environment too."""
         sources: list[ModelSource] = []
         live: dict[str, str] = {}
         weights: dict[str, dict[str, int]] = {}
@@ -159,7 +160,9 @@ class Follower:
             live[model] = max(shares, key=lambda version: shares[version])
             if len(shares) > 1:
                 weights[model] = shares
-            sources += [self._releases.source(self._releases.get(model, version)) for version in sorted(shares)]
+            versions = [self._releases.get(model, version) for version in sorted(shares)]
+            self._equipment.require(version.manifest for version in versions)
+            sources += [self._releases.source(version) for version in versions]
         return Prepare(generation.n, tuple(sources), live, weights)
 
     # The lease
