@@ -90,7 +90,7 @@ def _same(got: Outputs, was: Outputs, absolute: float, relative: float) -> None:
 
 def agree_or_refuse(form_: Any, original: Original, rows: Rows, absolute: float = 0.0, relative: float = 0.0) -> None:
     """As `agree`, with errors as outputs: what the original refuses the form refuses, with the same class of error."""
-    parts = [rows, *(rows.slice(start, start + 1) for start in range(min(rows.n, 24)))]
+    parts = [rows, *(rows.slice(start, start + 1) for start in range(min(rows.n, 12)))]
     parts += [rows.slice(start, start + 5) for start in range(0, min(rows.n, 24), 5) if start + 5 <= rows.n]
     for part in parts:
         was, got = _outcome(original.predictor, part, original.outputs), _outcome(form_, part, original.outputs)

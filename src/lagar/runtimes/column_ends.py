@@ -1,0 +1,418 @@
+"""Ends of a column program: what the last estimator answers, with its own operations in NumPy.
+
+Scores that are all finite show that every number in front of them was: a product carries NaN and infinity on, also
+where the coefficient is 0. So the check that scikit-learn makes of its input is made only when a score is not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from lagar.runtimes.answers import Labels
+from lagar.runtimes.base import one_per_row, plain
+from lagar.runtimes.column_linear import Scorer, check_finite, expit, expit_of_one
+from lagar.runtimes.column_sources import Source
+from lagar.runtimes.column_steps import NOT_FINITE, AnyStep, Arrays, Ref, chained
+from lagar.types import Array, Outputs, Rows
+
+Answer = Callable[[Rows, tuple[str, ...]], Outputs]
+Probabilities = Literal["none", "expit", "softmax", "softmax2", "ovr", "huber", "bayes"]
+
+
+class Classify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="classify"):
+    """Labels and probabilities out of scores."""
+
+    labels: Labels
+    proba: Probabilities
+
+    def open(self, scorer: Scorer) -> Answer:
+        classes = self.labels.array()
+        probabilities = PROBABILITIES[self.proba]
+        quick = scorer.one is not None and len(classes) == 2 and self.proba in ("none", "expit")
+        singles = [classes[index : index + 1] for index in range(len(classes))]
+
+        def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
+            if quick and rows.n == 1:
+                score = scorer.one(rows)  # type: ignore[misc]
+                found = {"predict": singles[1 if score > 0 else 0].copy()}
+                if "predict_proba" in names:
+                    share = expit_of_one(score)
+                    found["predict_proba"] = np.array([[1 - share, share]])
+            else:
+                scores = scorer.many(rows)
+                if scores.ndim == 2 and scores.shape[1] == 1 and len(classes) == 2:
+                    scores = scores[:, 0]
+                index = (scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
+                found = {"predict": classes.take(index)}
+                if "predict_proba" in names:
+                    found["predict_proba"] = probabilities(scores)
+            return {name: found[name] for name in names}
+
+        return answer
+
+
+class Regress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regress"):
+    """Values out of scores: the scores, or e to their power."""
+
+    exponential: bool = False
+
+    def open(self, scorer: Scorer) -> Answer:
+        exponential = self.exponential
+
+        def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
+            values = np.array([scorer.one(rows)]) if rows.n == 1 and scorer.one is not None else scorer.many(rows)
+            if exponential:
+                values = np.exp(values)
+            return {name: one_per_row(values) for name in names}
+
+        return answer
+
+
+_NARROW = 8
+"""Fewer columns than this NumPy sums from left to right, as a sum over rows of the transposed matrix does."""
+
+
+def _softmax(scores: Array) -> Array:
+    if len(scores) == 1 and scores.shape[1] < _NARROW:
+        shares: Array = np.exp(scores - max(scores[0].tolist()))
+        shares /= sum(shares[0].tolist())
+        return shares
+    if scores.shape[1] < _NARROW:
+        columns = np.ascontiguousarray(scores.T)
+        columns -= np.maximum.reduce(columns, axis=0)
+        np.exp(columns, out=columns)
+        columns /= np.add.reduce(columns, axis=0)
+        return np.ascontiguousarray(columns.T)
+    scores = scores - np.max(scores, axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= np.sum(scores, axis=1, keepdims=True)
+    return scores
+
+
+def _binary_or(many: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    def probabilities(scores: Array) -> Array:
+        if scores.ndim == 2:
+            return many(scores)
+        share = expit(scores)
+        return np.stack([1 - share, share], axis=1)
+
+    return probabilities
+
+
+def _each_against_the_rest(scores: Array) -> Array:
+    return _normal(expit(scores))
+
+
+def _normal(shares: Array) -> Array:
+    """Rows that sum to 1; a row of zeros becomes even."""
+    sums = shares.sum(axis=1)
+    empty = sums == 0
+    if empty.any():
+        shares[empty] = 1
+        sums[empty] = shares.shape[1]
+    shares /= sums[:, None]
+    return shares
+
+
+def _huber(scores: Array) -> Array:
+    shares = (np.clip(scores, -1, 1) + 1.0) / 2.0
+    return np.stack([1.0 - shares, shares], axis=1) if scores.ndim == 1 else _normal(shares)
+
+
+def _softmax_of_two(scores: Array) -> Array:
+    return _softmax(np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores)
+
+
+def _bayes(likelihoods: Array) -> Array:
+    """Source: scipy.special.logsumexp, which takes the largest term out of the sum."""
+    largest = likelihoods.max(axis=1, keepdims=True)
+    is_largest = likelihoods == largest
+    count = is_largest.sum(axis=1, keepdims=True, dtype=np.float64)
+    rest = np.exp(np.where(is_largest, -np.inf, likelihoods) - largest).sum(axis=1, keepdims=True)
+    total = np.log1p(np.where(rest == 0, rest, rest / count)) + np.log(count) + largest
+    shares: Array = np.exp(likelihoods - total)
+    return shares
+
+
+PROBABILITIES: dict[str, Callable[[Array], Array]] = {
+    "none": _softmax,
+    "expit": _binary_or(_each_against_the_rest),
+    "softmax": _softmax,
+    "softmax2": _softmax_of_two,
+    "ovr": _binary_or(_each_against_the_rest),
+    "huber": _huber,
+    "bayes": _bayes,
+}
+"""How scores become probabilities."""
+
+
+class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
+    """A product with coefficients, then a head."""
+
+    coef: Ref
+    """(outputs, width) or (width,), as scikit-learn keeps it."""
+    intercept: Ref
+    head: Classify | Regress
+    terms: bool = False
+    """True where the original multiplies a sparse matrix: term by term, in the order of the columns."""
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        scorer = Scorer(arrays[self.coef], arrays[self.intercept], sources, terms=self.terms)
+        return self.head.open(scorer)
+
+
+class Gaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gaussian"):
+    """Gaussian naive Bayes."""
+
+    labels: Labels
+    theta: Ref
+    """(classes, width)."""
+    var: Ref
+    log_prior: Ref
+    """(classes,)."""
+    log_norm: Ref
+    """(classes,): -0.5 · Σ log(2π·var)."""
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        theta, var = arrays[self.theta], arrays[self.var]
+        log_prior, log_norm = arrays[self.log_prior], arrays[self.log_norm]
+
+        def likelihoods(x: Array) -> Array:
+            if len(x) <= _FEW:
+                squares = ((x[:, None, :] - theta) ** 2 / var).sum(axis=2)
+            else:
+                squares = np.empty((len(x), len(theta)))
+                for index, (centre, spread) in enumerate(zip(theta, var, strict=True)):
+                    apart = x - centre
+                    apart *= apart
+                    apart /= spread
+                    np.sum(apart, axis=1, out=squares[:, index])
+            found: Array = log_prior + (log_norm - 0.5 * squares)
+            return found
+
+        return _of_likelihoods(self.labels, sources[0], likelihoods, _bayes)
+
+
+_FEW = 64
+"""Rows that are quicker for all classes at once."""
+
+
+class Quadratic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="quadratic"):
+    """Quadratic discriminant analysis."""
+
+    labels: Labels
+    means: Ref
+    """(classes, width)."""
+    rotations: list[Ref]
+    """Per class, already scaled."""
+    log_sizes: Ref
+    log_priors: Ref
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        means, sizes, priors = arrays[self.means], arrays[self.log_sizes], arrays[self.log_priors]
+        rotations = [arrays[ref] for ref in self.rotations]
+
+        def likelihoods(x: Array) -> Array:
+            norms = [
+                np.sum(np.dot(x - mean, rotation) ** 2, axis=1) for mean, rotation in zip(means, rotations, strict=True)
+            ]
+            found: Array = -0.5 * (np.array(norms).T + sizes) + priors
+            return found
+
+        def probabilities(scores: Array) -> Array:
+            shifted = scores - scores.max(axis=1)[:, None]
+            shares: Array = np.exp(shifted - np.log(np.exp(shifted).sum(axis=1)[:, None]))
+            return shares
+
+        return _of_likelihoods(self.labels, sources[0], likelihoods, probabilities)
+
+
+def _of_likelihoods(
+    labels: Labels, source: Source, likelihoods: Callable[[Array], Array], probabilities: Callable[[Array], Array]
+) -> Answer:
+    classes = labels.array()
+
+    def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
+        x = source.matrix(rows)
+        scores = likelihoods(x)
+        check_finite(scores, x)
+        found = {"predict": classes.take(scores.argmax(axis=1))}
+        if "predict_proba" in names:
+            found["predict_proba"] = probabilities(scores)
+        return {name: found[name] for name in names}
+
+    return answer
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Any]] = {
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0, out=x),
+    "tanh": lambda x: np.tanh(x, out=x),
+    "logistic": lambda x: expit(x),
+    "softmax": _softmax,
+    "exp": lambda x: np.exp(x, out=x),
+}
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="network"):
+    """A multi-layer perceptron."""
+
+    weights: list[Ref]
+    """(inputs, outputs) per layer."""
+    biases: list[Ref]
+    hidden: Literal["identity", "relu", "tanh", "logistic"]
+    last: Literal["identity", "logistic", "softmax", "exp"]
+    labels: Labels | None = None
+    """None: a regressor."""
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        layers = [(arrays[weight], arrays[bias]) for weight, bias in zip(self.weights, self.biases, strict=True)]
+        *inner, (last_weight, last_bias) = layers
+        hidden, last, source = ACTIVATIONS[self.hidden], ACTIVATIONS[self.last], sources[0]
+        # tanh, the logistic function and max(·, 0) hide an infinity or a NaN in a column of infinite weight only
+        classes = None if self.labels is None else self.labels.array()
+
+        def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
+            x = y = source.matrix(rows)
+            if not np.isfinite(x).all():
+                check_finite(x, x)
+            for weight, bias in inner:
+                y = y @ weight
+                y += bias
+                y = hidden(y)
+            y = y @ last_weight
+            y += last_bias
+            y = last(y)
+            if classes is None:
+                return {name: one_per_row(y) for name in names}
+            if y.shape[1] == 1:
+                y = np.concatenate([1 - y, y], axis=1)
+                index = (y[:, 1] > 0.5).astype(np.intp)
+            else:
+                index = y.argmax(axis=1)
+            found = {"predict": classes.take(index), "predict_proba": y}
+            return {name: found[name] for name in names}
+
+        return answer
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One calibrated classifier: steps of its own, scores, and a curve per class."""
+
+    steps: list[AnyStep]
+    coef: Ref
+    intercept: Ref
+    curves: list[Curve]
+
+
+class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Score → probability: logistic with `slope` and `offset`, or interpolated between points."""
+
+    slope: float = 0.0
+    offset: float = 0.0
+    points: tuple[Ref, Ref] | None = None
+
+    def open(self, arrays: Arrays) -> Callable[[Array], Array]:
+        slope, offset = self.slope, self.offset
+        if self.points is None:
+            return lambda scores: expit(-(slope * scores + offset))
+        x, y = (arrays[ref] for ref in self.points)
+        if len(x) == 1:
+            return lambda scores: np.full(scores.shape, y[0])
+
+        def interpolate(scores: Array) -> Array:
+            if not np.isfinite(scores).all():  # it checks its own input, whatever the rows were
+                raise ValueError(NOT_FINITE)
+            found: Array = np.interp(np.clip(scores, x[0], x[-1]), x, y)
+            return found
+
+        return interpolate
+
+
+class Calibrated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="calibrated"):
+    """The mean of classifiers whose scores were calibrated, as CalibratedClassifierCV makes it."""
+
+    labels: Labels
+    members: list[Member]
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        classes, source = self.labels.array(), sources[0]
+        members = [
+            (
+                chained(member.steps, arrays) if member.steps else None,
+                arrays[member.coef].T,
+                arrays[member.intercept],
+                [curve.open(arrays) for curve in member.curves],
+            )
+            for member in self.members
+        ]
+
+        def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
+            x = source.matrix(rows)
+            mean = np.zeros((rows.n, len(classes)))
+            for steps, coef, intercept, curves in members:
+                own = x if steps is None else steps(x)
+                scores = own @ coef + intercept
+                check_finite(scores, own)
+                mean += _calibrated(scores, curves, len(classes))
+            mean /= len(members)
+            found = {"predict": classes.take(mean.argmax(axis=1)), "predict_proba": mean}
+            return {name: found[name] for name in names}
+
+        return answer
+
+
+def _calibrated(scores: Array, curves: list[Callable[[Array], Array]], classes: int) -> Array:
+    proba = np.zeros((len(scores), classes))
+    if classes == 2:
+        proba[:, 1] = curves[0](scores[:, 0])
+        proba[:, 0] = 1.0 - proba[:, 1]
+    else:
+        for index, curve in enumerate(curves):
+            proba[:, index] = curve(scores[:, index])
+        sums = np.sum(proba, axis=1)[:, None]
+        even = np.full_like(proba, 1 / classes)
+        proba = np.divide(proba, sums, out=even, where=sums != 0)
+    proba[(proba > 1.0) & (proba <= 1.0 + 1e-5)] = 1.0
+    return proba
+
+
+class Centres(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="centres"):
+    """The nearest centre, and the distances to all of them."""
+
+    centres: Ref
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        centres, source = arrays[self.centres], sources[0]
+        squares = np.einsum("ij,ij->i", centres, centres)
+
+        def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
+            x = source.matrix(rows)
+            products = x @ centres.T
+            products *= -2.0
+            check_finite(products, x)
+            found: Outputs = {}
+            if "predict" in names:
+                found["predict"] = np.argmin(products + squares, axis=1)
+            if "transform" in names:
+                far = products + np.einsum("ij,ij->i", x, x)[:, None]
+                far += squares
+                found["transform"] = np.sqrt(np.maximum(far, 0.0))
+            return {name: found[name] for name in names}
+
+        return answer
+
+
+class Transformed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="transformed"):
+    """The matrix itself: a model that is a transformer."""
+
+    def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
+        source = sources[0]
+        return lambda rows, names: {name: plain(source.matrix(rows)) for name in names}
+
+
+AnyEnd = Linear | Gaussian | Quadratic | Network | Calibrated | Centres | Transformed
