@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -122,6 +123,27 @@ def test_the_steps_of_a_push_say_what_is_made(tmp_path: Path) -> None:
     assert manifest.requirements == ("factors==1.0",)
     assert manifest.libraries["factors"] == "1.0"
     assert manifest.golden.outputs["predict"]
+
+
+@pytest.mark.usefixtures("without_index")
+def test_what_nobody_asked_for_is_no_reason_to_refuse(tmp_path: Path, wine: Trained) -> None:
+    folder = tmp_path / "wine"
+    folder.mkdir()
+    (folder / "lagar.toml").write_text('name = "wine"\n')
+    (folder / "requirements.txt").write_text("scikit-learn==1.0.2\n")
+    shutil.copy(wine.path, folder)
+    steps: list[tuple[str, str]] = []
+    with open_releases(tmp_path / "home") as releases:
+        version = push(
+            releases, "wine", folder, who=ANA, isolate=environment.isolation(releases.environments),
+            on_step=lambda *step: steps.append(step), compiling="off",
+        )  # fmt: skip
+    words = [words for name, words in steps if name == "environment" and words]
+    assert words[0].startswith("requirements.txt asks for scikit-learn==1.0.2 (installed is ")
+    assert words[1].startswith(
+        "none: what is installed here is tried, since the requirements (scikit-learn==1.0.2) can"
+    )
+    assert version.manifest.requirements == ()
 
 
 def test_a_library_that_the_requirements_forgot_is_named(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def _known(releases: Releases, source: ModelSource, made: Made, who: Who, progre
 
 
 def _taken_in(releases: Releases, source: ModelSource, path: Path, who: Who, progress: Progress) -> Version:
-    from lagar.intake import push
+    from lagar.intake import environment, push
 
     options = push.Options(
         version=source.version or None,
@@ -186,6 +186,8 @@ def _taken_in(releases: Releases, source: ModelSource, path: Path, who: Who, pro
         code=tuple(Path(code) for code in source.code if not Path(code).is_relative_to(path)),
         trust=source.trust,
         on_step=lambda step, words: None if words else progress.step(path, step),
+        isolate=environment.isolation(releases.environments),
+        compiling="off",
     )
     try:
         with push.intake(source.name, path, options, who=(who.name, who.host)) as draft:
@@ -229,7 +231,9 @@ def _labels(manifest: Manifest, wanted: str) -> tuple[str, str]:
 
 
 def _opened_here(manifest: Manifest) -> bool:
-    """Whether Python and the libraries that opened a version are those of this environment."""
+    """Whether Python and the libraries that opened a version are those of this environment, or its own ones."""
+    if manifest.requirements:
+        return True
     if manifest.python != python_version():
         return False
     try:

@@ -174,8 +174,12 @@ class _Intake:
             source, preload = self._scan(said)
         with self._step("lock", quiet=True):  # read before anything is opened: a bad file ends a push at once
             given = self._options.requirements
-            wanted = self._beside(source, preload) if given is None else lock.read(given)
-            own = self._environment(wanted)
+            if given is None:
+                wanted = self._beside(source, preload)
+                own = self._environment_if_it_can_be(wanted)
+            else:
+                wanted = lock.read(given)
+                own = self._environment(wanted)
             python = None if own is None else own.python
         requirements = environment.joined(wanted) if wanted is not None and own is not None else ()
         with self._step("load") as said:
@@ -282,6 +286,15 @@ class _Intake:
         if folder is None or self._options.isolate is None:
             return None
         return environment.beside(Path(folder), source.kind, preload)
+
+    def _environment_if_it_can_be(self, wanted: Requirements | None) -> Environment | None:
+        """As `_environment`; where nobody asked for one, what is installed here is tried instead of none at all."""
+        try:
+            return self._environment(wanted)
+        except SetupError as error:
+            log.warning("no environment for %s: %s", self._model, error.message)
+            self._options.on_step("environment", f"none: what is installed here is tried, since {error.message}")
+            return None
 
     def _environment(self, wanted: Requirements | None) -> Environment | None:
         """The environment of this version; None: this one."""
