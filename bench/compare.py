@@ -3,7 +3,9 @@
 The server's whole process tree is pinned to core 0 and the load generator, wrk, to core 1. Rounds are interleaved: each
 round starts every contender afresh, so that a slow minute of the machine hurts all of them; the median of the rounds is
 reported. Before it is measured, a contender must answer the classes that the model gives in process. Any answer that is
-not 2xx stops the run. A model whose name ends in -onnx is served as ONNX by Lagar and as the original by the peers.
+not 2xx stops the run. A model whose name ends in -onnx is served as ONNX by Lagar and as the original by the peers. The
+model churn is asked for one named record at a time, by the contenders lagar-native and flask-churn, which is the
+tutorial's own service.
 """
 
 from __future__ import annotations
@@ -57,12 +59,9 @@ def main() -> None:
     _check_versions(contenders)
     for contender in contenders:
         contender.install()
-    results = {
-        name: _measure_model(name, contenders, options.cases.split(","), options.rounds, options.seconds)
-        for name in options.models.split(",")
-    }
+    results = {name: _measure_model(name, contenders, options) for name in options.models.split(",")}
     report = {"machine": _machine(), "rounds": options.rounds, "seconds": options.seconds, "results": results}
-    report["versions"] = {c.name: c.version_of(c.home or c.name) for c in contenders if c.name != "lagar"}
+    report["versions"] = {c.name: c.version_of(c.place) for c in contenders if c.place != "lagar"}
     report["scikit-learn"] = contenders[0].version_of("scikit-learn")
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -76,6 +75,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", default=",".join(CASES), help="ROWSxCONNECTIONS, rows 1, 32 or 1000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of load per case")
+    parser.add_argument(
+        "--serve-options", default="", help="more for `lagar serve`, as in --serve-options='--compile wait'"
+    )
     parser.add_argument("--json", help="file to keep the figures of every round in")
     return parser.parse_args()
 
@@ -88,23 +90,27 @@ def _check_versions(contenders: list[Contender]) -> None:
 
 
 def _measure_model(
-    name: str, contenders: list[Contender], cases: list[str], rounds: int, seconds: int
+    name: str, contenders: list[Contender], options: argparse.Namespace
 ) -> dict[str, dict[str, list[object]]]:
     """Contender → case → the figure of each round; `ready_s` and `pss_mb` beside the cases."""
-    results: dict[str, dict[str, list[object]]] = {contender.name: {} for contender in contenders}
     with tempfile.TemporaryDirectory(prefix="lagar-bench-") as folder:
         work = Path(folder)
         workload = models.make(name, work)
-        for round_ in range(rounds):
-            for contender in contenders:
-                print(f"{name}: round {round_ + 1} of {rounds}: {contender.name}", file=sys.stderr)
+        chosen = [contender for contender in contenders if workload.suits(contender.kind)]
+        cases = [case for case in options.cases.split(",") if int(case.split("x")[0]) in workload.expected]
+        if not chosen or not cases:
+            sys.exit(f"none of the contenders and cases is for the model {name}")
+        results: dict[str, dict[str, list[object]]] = {contender.name: {} for contender in chosen}
+        for round_ in range(options.rounds):
+            for contender in chosen:
+                print(f"{name}: round {round_ + 1} of {options.rounds}: {contender.name}", file=sys.stderr)
                 figures = results[contender.name]
-                with _running(contender, workload, work) as (tree, url):
+                with _running(contender, workload, work, tuple(options.serve_options.split())) as (tree, url):
                     _check_answers(contender, tree, url, workload, cases)
                     for case in cases:
                         rows, connections = map(int, case.split("x"))
-                        script = _wrk_script(work, models.body(contender.kind, rows))
-                        figures.setdefault(case, []).append(asdict(_load(url, script, connections, seconds)))
+                        script = _wrk_script(work, workload.body(contender.kind, rows))
+                        figures.setdefault(case, []).append(asdict(_load(url, script, connections, options.seconds)))
                     tree.check_core(SERVER_CORE)
                     figures.setdefault("ready_s", []).append(tree.ready_s)
                     figures.setdefault("pss_mb", []).append(tree.pss_mb())
@@ -112,10 +118,12 @@ def _measure_model(
 
 
 @contextmanager
-def _running(contender: Contender, workload: models.Workload, work: Path) -> Iterator[tuple[ServerTree, str]]:
+def _running(
+    contender: Contender, workload: models.Workload, work: Path, options: tuple[str, ...]
+) -> Iterator[tuple[ServerTree, str]]:
     port = free_port()
     folder = Path(tempfile.mkdtemp(dir=work, prefix=contender.name))
-    command = contender.command(Start(contender.bin, port, workload, folder))
+    command = contender.command(Start(contender.bin, port, workload, folder, options))
     environment = {
         **contender.environment,
         "BENCH_MODEL": str(workload.pickled),
@@ -125,7 +133,7 @@ def _running(contender: Contender, workload: models.Workload, work: Path) -> Ite
     url = f"http://127.0.0.1:{port}{contender.path}"
     tree = ServerTree(command, environment, SERVER_CORE, folder / "log")
     try:
-        tree.wait_for(url, models.body(contender.kind, 1))
+        tree.wait_for(url, workload.body(contender.kind, 1))
         yield tree, url
     finally:
         tree.stop()
@@ -135,13 +143,9 @@ def _check_answers(
     contender: Contender, tree: ServerTree, url: str, workload: models.Workload, cases: list[str]
 ) -> None:
     for rows in sorted({int(case.split("x")[0]) for case in cases}):
-        answer = tree.post(url, models.body(contender.kind, rows))
-        classes = models.classes_in(contender.kind, answer)
-        flat = [value[0] if isinstance(value, list) else value for value in classes]
-        if flat != workload.expected[rows]:
-            sys.exit(
-                f"{contender.name} answers other classes than {workload.name} itself for {rows} rows: {flat[:10]} …"
-            )
+        wrong = workload.wrong(contender.kind, tree.post(url, workload.body(contender.kind, rows)), rows)
+        if wrong:
+            sys.exit(f"{contender.name} answers otherwise than {workload.name} itself: {wrong}")
 
 
 def _wrk_script(work: Path, body: bytes) -> Path:

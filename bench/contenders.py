@@ -30,13 +30,15 @@ class Start:
     workload: Workload
     folder: Path
     """An empty folder of its own."""
+    options: tuple[str, ...] = ()
+    """More for `lagar serve`."""
 
 
 @dataclass(frozen=True)
 class Contender:
     name: str
     kind: str
-    """Form of body and answer: v2, batches or mlflow."""
+    """Form of body and answer: v2, batches, mlflow, or customer and tutorial for the churn model."""
     path: str
     command: Callable[[Start], list[str]]
     environment: dict[str, str] = field(default_factory=dict)
@@ -44,16 +46,19 @@ class Contender:
     """Whose environment it runs in, when that is not the one of its own name."""
 
     @property
+    def place(self) -> str:
+        """The name of its environment and its lock."""
+        return self.home or self.name
+
+    @property
     def bin(self) -> Path:
         """The folder with its executables."""
-        if self.name == "lagar":
-            return Path(sys.executable).parent
-        return ENVIRONMENTS / (self.home or self.name) / "bin"
+        return Path(sys.executable).parent if self.place == "lagar" else ENVIRONMENTS / self.place / "bin"
 
     @property
     def lock(self) -> Path:
         """The file that pins what it runs on."""
-        return ROOT / "requirements.lock" if self.name == "lagar" else PEERS / f"{self.home or self.name}.lock"
+        return ROOT / "requirements.lock" if self.place == "lagar" else PEERS / f"{self.place}.lock"
 
     def version_of(self, package: str) -> str | None:
         """The version of a package in its lock; None when it does not have it."""
@@ -62,7 +67,7 @@ class Contender:
 
     def install(self) -> None:
         """Make its environment from its lock, unless that lock is already installed."""
-        if self.name == "lagar":
+        if self.place == "lagar":
             return
         home = self.bin.parent
         stamp = home / ".lock"
@@ -77,10 +82,8 @@ class Contender:
 
 
 def _lagar(start: Start) -> list[str]:
-    served = str(start.workload.served)
-    return [
-        *[str(start.bin / "lagar"), "serve", served, "--name", "wine", "--workers", "1", "--port", str(start.port)],
-    ]
+    served = [str(start.workload.served), "--name", "churn" if start.workload.customer else "wine"]
+    return [str(start.bin / "lagar"), "serve", *served, "--workers", "1", "--port", str(start.port), *start.options]
 
 
 def _mlserver(start: Start) -> list[str]:
@@ -135,6 +138,10 @@ def _flask(start: Start) -> list[str]:
     ]
 
 
+def _flask_churn(start: Start) -> list[str]:
+    return [str(start.bin / "gunicorn"), "--chdir", str(PEERS), "-b", f"127.0.0.1:{start.port}", "flask_churn:app"]
+
+
 def _litserve(start: Start) -> list[str]:
     return [str(start.bin / "python"), str(PEERS / "litserve_app.py"), str(start.port)]
 
@@ -152,6 +159,8 @@ def _ray(start: Start) -> list[str]:
 
 _ALL = (
     Contender("lagar", "v2", "/v2/models/wine/infer", _lagar),
+    Contender("lagar-native", "customer", "/models/churn/predict", _lagar, home="lagar"),
+    Contender("flask-churn", "tutorial", "/predict", _flask_churn, home="flask"),
     Contender("fastapi", "batches", "/predict", _fastapi),
     Contender("flask", "batches", "/predict", _flask),
     Contender("mlserver", "v2", "/v2/models/wine/infer", _mlserver),

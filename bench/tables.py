@@ -29,10 +29,11 @@ def _table(by_contender: dict[str, dict[str, list[Any]]]) -> list[str]:
         ready, memory = statistics.median(figures["ready_s"]), statistics.median(figures["pss_mb"])
         lines.append(_row([name, *cells, f"{ready:.2f} s", f"{memory:.0f} MB"]))
         lines.append(_row([f"{name}, p50 / p99 ms", *[_latency(figures, case) for case in cases], "", ""]))
-    if "lagar" in by_contender:
+    subject = next((name for name in by_contender if name.startswith("lagar")), None)
+    if subject is not None:
         for name, figures in by_contender.items():
-            if name != "lagar":
-                ratios = [_median(by_contender["lagar"], case, "rps") / _median(figures, case, "rps") for case in cases]
+            if name != subject:
+                ratios = [_median(by_contender[subject], case, "rps") / _median(figures, case, "rps") for case in cases]
                 lines.append(_row([f"**lagar ÷ {name}**", *[f"**{ratio:.1f}×**" for ratio in ratios], "", ""]))
     return lines
 
