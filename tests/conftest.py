@@ -33,6 +33,14 @@ class Trained(NamedTuple):
     """The same rows as a caller sends them."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_compiled() -> Iterator[None]:
+    """Building and proving forms takes seconds: only the tests of forms want it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAGAR_COMPILE", "off")
+        yield
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")

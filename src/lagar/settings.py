@@ -87,8 +87,9 @@ class LoadedSettings(msgspec.Struct, frozen=True):
 
 PREFIX: Final = "LAGAR_"
 SETTINGS_FILE: Final = "server.toml"
-OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STORE", "LAGAR_URL")
-"""Variables that are no server settings: the home, a client's key and server, and where catalog and artifacts lie."""
+OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STORE", "LAGAR_URL", "LAGAR_COMPILE")
+"""Variables that are no server settings: the home, a client's key and server, where catalog and artifacts lie, and
+whether versions are compiled."""
 _PATHS: Final = ("tls_cert", "tls_key")
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_rows", "queue_rows", "max_connections",
@@ -154,6 +155,14 @@ def client_key(environ: Mapping[str, str] | None = None) -> str | None:
 def client_url(environ: Mapping[str, str] | None = None) -> str | None:
     """LAGAR_URL: the server that `lagar.Client` asks when it is given none."""
     return (os.environ if environ is None else environ).get("LAGAR_URL") or None
+
+
+def compiling(environ: Mapping[str, str] | None = None) -> Literal["wait", "background", "off"]:
+    """LAGAR_COMPILE: whether faster forms of a pushed version are built and proved; "wait" when not set."""
+    given = (os.environ if environ is None else environ).get("LAGAR_COMPILE") or "wait"
+    if given not in ("wait", "background", "off"):
+        raise SettingsError(f"LAGAR_COMPILE must be wait, background or off, got {given!r}")
+    return given  # type: ignore[return-value]
 
 
 def no_colour(environ: Mapping[str, str] | None = None) -> bool:

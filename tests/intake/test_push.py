@@ -311,7 +311,6 @@ def test_intake_alone_commits_nothing(releases: Releases, wine: Trained) -> None
     with push.intake("m", wine.path, options, who=("ana", "laptop")) as draft:
         assert draft.manifest.version == ""
         assert len(draft.sha256) == 64
-        assert push.prove(draft) == [draft.manifest.original]
         golden.check(draft.manifest, runtimes.load(draft.source).predictor)
         place = draft.staging
     assert not place.exists()

@@ -17,7 +17,7 @@ import numpy as np
 from lagar.engine.cost import Cost
 from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, longest_pause
 from lagar.metrics import Registry
-from lagar.registry.model import LoadedModel, ModelInfo, without_folders
+from lagar.registry.model import LoadedModel, ModelInfo, served_of, without_folders
 from lagar.registry.signature import Signature
 from lagar.types import Array, Handlers, Outputs, Predictor, Rows
 
@@ -87,6 +87,7 @@ class Deployment:
             has_postprocess=self.handlers is not None and self.handlers.has_postprocess,
             sha256=model.source.sha256,
             loaded_at=loaded_at,
+            forms=served_of(model.source.forms),
         )
 
     def warm_up(self, example: Rows) -> None:

@@ -17,7 +17,7 @@ from lagar.forms.candidates import Candidate, NotApplicable
 from lagar.forms.original import Original
 from lagar.forms.proof import Exam, NotProvable
 from lagar.forms.rows import hostile
-from lagar.registry.proof import Attempt, Criterion, Proof, this_machine
+from lagar.registry.proof import Attempt, Criterion, Proof, as_text, by_size, this_machine
 from lagar.runtimes.form import DOCUMENT, open_folder
 
 MOST_BYTES: Final = 2 * 1024**3
@@ -28,7 +28,7 @@ class _Raced(msgspec.Struct, frozen=True):
     """What a child sends back: its attempt, and the times of the original beside it."""
 
     attempt: Attempt
-    original_us: dict[int, float] = {}
+    original_us: dict[str, float] = {}
 
 
 def compile_forms(original: Original, candidates: Sequence[Candidate], folder: Path, caps: Caps | None = None) -> Proof:
@@ -46,7 +46,7 @@ def compile_forms(original: Original, candidates: Sequence[Candidate], folder: P
         return _nothing(str(error))
     raced = [_tried(candidate, original, exam, folder / candidate.name, caps or Caps()) for candidate in candidates]
     proved = {each.attempt.name: each for each in raced if each.attempt.outcome == "proved"}
-    times = {name: (each.original_us, each.attempt.us) for name, each in proved.items()}
+    times = {name: (by_size(each.original_us), by_size(each.attempt.us)) for name, each in proved.items()}
     original_us, levelled = race.levelled(times)
     served = race.chosen(original_us, levelled)
     if not proved:
@@ -61,7 +61,7 @@ def compile_forms(original: Original, candidates: Sequence[Candidate], folder: P
         rows=exam.counts,
         refused=exam.refused_rows,
         jitter=exam.worst_jitter,
-        original_us=original_us,
+        original_us=as_text(original_us),
         attempts=attempts,
         served=served,
         words=_advice(attempts),
@@ -140,11 +140,13 @@ def _raced(candidate: Candidate, original: Original, exam: Exam, folder: Path, s
         return _Raced(msgspec.structs.replace(attempt, words=words))
     say("the race")
     original_us, us = race.measure(original.predictor, predictor, exam.ordinary(), original.outputs)
-    return _Raced(msgspec.structs.replace(attempt, outcome="proved", us=us), original_us)
+    return _Raced(msgspec.structs.replace(attempt, outcome="proved", us=as_text(us)), as_text(original_us))
 
 
 def _with_us(attempt: Attempt, levelled: Mapping[str, race.Times]) -> Attempt:
-    return msgspec.structs.replace(attempt, us=levelled[attempt.name]) if attempt.name in levelled else attempt
+    if attempt.name not in levelled:
+        return attempt
+    return msgspec.structs.replace(attempt, us=as_text(levelled[attempt.name]))
 
 
 def _advice(attempts: Sequence[Attempt]) -> str:

@@ -67,6 +67,7 @@ def version_card(info: ModelInfo) -> dict[str, Any]:
         "warnings": list(info.warnings),
         "sha256": info.sha256,
         "loaded_at": info.loaded_at,
+        "forms": [msgspec.to_builtins(form) for form in info.forms],
     }
     return card
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from lagar.registry.proof import Criterion, Served
 from lagar.registry.signature import Signature
 
 if TYPE_CHECKING:  # lagar.types brings numpy, which the supervisor does without
     from lagar.types import Handlers, Predictor, Rows
 
 Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "custom", "form"]
+
+
+class FormSource(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of the forms that answer for a version."""
+
+    name: str
+    folder: str | None
+    """Where it lies; None for the original."""
+    max_rows: int | None = None
+    """The largest call that it answers; None: any. The first one that fits answers."""
+    criterion: Criterion | None = None
+    libraries: tuple[str, ...] = ()
+    """Distributions that loading it imports."""
 
 
 class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,6 +62,8 @@ class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """Path of the version's manifest, for one that comes from the registry: its golden rows are checked at load."""
     libraries: tuple[str, ...] = ()
     """Distributions that loading it imports, where that is known."""
+    forms: tuple[FormSource, ...] = ()
+    """What answers for it, smaller calls first; () for the original alone."""
     requirements: tuple[str, ...] = ()
     """What its environment must hold; () for Lagar's own."""
     environment: str | None = None
@@ -97,6 +114,14 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: str = ""
     loaded_at: str = ""
     """UTC, ISO 8601."""
+    forms: tuple[Served, ...] = ()
+    """Which proved form answers calls of which size; () for the original alone."""
+
+
+def served_of(forms: Sequence[FormSource]) -> tuple[Served, ...]:
+    """Which form answers calls of which size."""
+    lows = [1, *((form.max_rows or 0) + 1 for form in forms[:-1])]
+    return tuple(Served(form.name, low, form.max_rows) for form, low in zip(forms, lows, strict=True))
 
 
 def folder_of(source: ModelSource) -> Path:

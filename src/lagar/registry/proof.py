@@ -6,6 +6,7 @@ A proof is about one artifact on one kind of machine: another ONNX Runtime or ot
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,8 +74,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Outcome
     words: str = ""
     """Why it is left out, has failed, or is proved and does not serve."""
-    us: dict[int, float] = {}
-    """Rows in a call → µs."""
+    us: dict[str, float] = {}
+    """Rows in a call → µs; see `by_size`."""
     criterion: Criterion = EXACT
     rows: int = 0
     """Different rows on which it was compared."""
@@ -109,12 +110,22 @@ class Proof(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many of them the original refuses."""
     jitter: float = 0.0
     """The largest difference of the original's own answers between one row and many."""
-    original_us: dict[int, float] = {}
+    original_us: dict[str, float] = {}
     attempts: tuple[Attempt, ...] = ()
     served: tuple[Served, ...] = ()
     words: str = ""
     """What would change the verdict."""
     seconds: float = 0.0
+
+
+def by_size(us: Mapping[str, float]) -> dict[int, float]:
+    """Rows in a call → µs, smaller calls first: as JSON keeps it the sizes are texts."""
+    return {int(size): us[size] for size in sorted(us, key=int)}
+
+
+def as_text(us: Mapping[int, float]) -> dict[str, float]:
+    """The same as JSON keeps it."""
+    return {str(size): taken for size, taken in us.items()}
 
 
 @cache

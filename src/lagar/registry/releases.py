@@ -20,6 +20,7 @@ from lagar.errors import InvalidVersion, VersionExists
 from lagar.registry import difference, environments, garbage, generations, leases, records, tables, traffic
 from lagar.registry import manifest as manifests
 from lagar.registry.catalog import Catalog, open_catalog, record
+from lagar.registry.compiled import Compiled
 from lagar.registry.difference import Difference
 from lagar.registry.environments import Environments
 from lagar.registry.garbage import DAY_S, Garbage
@@ -28,7 +29,8 @@ from lagar.registry.home import Home, open_home
 from lagar.registry.layout import Cache, files_of, form_of
 from lagar.registry.leases import Server
 from lagar.registry.manifest import Manifest
-from lagar.registry.model import ModelSource
+from lagar.registry.model import FormSource, ModelSource
+from lagar.registry.proof import ORIGINAL, Proof, this_machine
 from lagar.registry.records import AuditEntry, ModelEntry, Version, Who
 from lagar.registry.store import Store, open_store
 from lagar.registry.traffic import Action, Split, Traffic
@@ -53,6 +55,7 @@ class Releases:
         self.catalog = catalog
         self.store = store
         self._cache = cache
+        self.compiled = Compiled(cache.root.parent / "compiled")
         self.environments = Environments(cache.root.parent / environments.FOLDER)
         self._now = clock or catalog.now
 
@@ -349,6 +352,7 @@ class Releases:
             sha256=_sha256_of(manifest, form),
             manifest=str(self._cache.write_manifest(data, version.manifest_sha256)),
             libraries=tuple(sorted(chosen.libraries or manifest.libraries)),
+            forms=self._forms(manifest) if chosen is manifest.original else (),
             requirements=manifest.requirements if own is not None else (),
             environment=None if own is None else str(self.environments.root / own),
         )
@@ -361,6 +365,35 @@ class Releases:
             path = Path(folder) / "lock.txt"
             self.store.fetch(manifest.lock.sha256, path)
             return path.read_text()
+
+    def proof(self, manifest: Manifest) -> Proof | None:
+        """The proof that holds on this machine: of what was compiled here, else of the push; None where none does."""
+        found = self.compiled.find(manifest)
+        if found is not None:
+            return found[0]
+        pushed = manifest.proof
+        return pushed if pushed is not None and pushed.machine == this_machine() else None
+
+    def _forms(self, manifest: Manifest) -> tuple[FormSource, ...]:
+        """What serves a version here: proved forms; () for the original by itself."""
+        proof = self.proof(manifest)
+        if proof is None or manifest.requirements or all(part.name == ORIGINAL for part in proof.served):
+            return ()
+        found = self.compiled.find(manifest)
+        attempts = {attempt.name: attempt for attempt in proof.attempts}
+        forms: list[FormSource] = []
+        for part in proof.served:
+            if part.name == ORIGINAL:
+                forms.append(FormSource(ORIGINAL, None, part.max_rows))
+                continue
+            if found is not None:
+                folder = found[1][part.name]
+            else:
+                folder = self.lay_out(manifest, part.name) / form_of(manifest, part.name).entry
+            attempt = attempts[part.name]
+            libraries = tuple(sorted(attempt.libraries))
+            forms.append(FormSource(part.name, str(folder), part.max_rows, attempt.criterion, libraries))
+        return tuple(forms)
 
     def gc(self, older_than_s: float = DAY_S, *, dry_run: bool = False) -> Garbage:
         """Remove what no version needs and nobody has touched for so long; see `garbage`."""

@@ -66,7 +66,11 @@ def _return_freed_memory() -> None:
 
 
 def open_source(source: ModelSource, threads: int) -> Opened:
-    """The source opened by the runtime of its kind."""
+    """The source opened by the runtime of its kind, or as its forms."""
+    if source.forms:
+        from lagar.runtimes import sized
+
+        return sized.open_source(source, threads)
     runtime = importlib.import_module(f"lagar.runtimes.{source.kind}")
     opened: Opened = runtime.open_source(source, threads)
     return opened

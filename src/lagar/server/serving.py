@@ -24,7 +24,7 @@ from lagar.protocols import native, v2
 from lagar.protocols.base import Adapter, Limits
 from lagar.registry import manifest
 from lagar.registry.model import LoadedModel, ModelSource
-from lagar.runtimes import contract
+from lagar.runtimes import contract, sized
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.server.lane import Endpoint
@@ -103,6 +103,9 @@ def is_at_hand(source: ModelSource) -> bool:
     with contextlib.suppress(MissingEnvironment):  # loading it says so
         if source.requirements and interpreter(source) is not None:
             return True
+    if sized.covers(source.forms) and not source.code:
+        # Boosters answer through their compiled code alone, and what is left of the libraries is ONNX Runtime.
+        return "onnxruntime" in sys.modules or not any("onnxruntime" in form.libraries for form in source.forms)
     if source.kind in ("custom", "mlflow") or source.code:
         return False
     needed = [_MODULES.get(name, name.replace("-", "_")) for name in source.libraries]

@@ -1,0 +1,104 @@
+"""Forms that were built or proved on this machine: kept in the home beside the versions, which never change.
+
+compiled/<key>/
+├─ proof.json        the proof, and the hash of every file
+└─ forms/<name>/     the forms that serve
+
+The key is what a proof holds for: the original's files, the libraries that open it, this Lagar, and the machine. What
+does not look as it was written is not used, and compiled again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+import lagar
+from lagar.registry.home import explained
+from lagar.registry.manifest import Manifest
+from lagar.registry.proof import ORIGINAL, Proof, installed_version, this_machine
+from lagar.registry.store import sha256_of
+
+_RECORD = "proof.json"
+_FORMS = "forms"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The file proof.json."""
+
+    proof: Proof
+    files: dict[str, str]
+    """Path below `forms/` → SHA-256."""
+
+
+class Compiled:
+    """The folder `compiled/` of a home."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, manifest: Manifest) -> tuple[Proof, Mapping[str, Path]] | None:
+        """The proof for this machine and the folder of each form; None where there is none, or it was changed."""
+        folder = self.root / key_of(manifest)
+        try:
+            kept = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Kept)
+            if any(sha256_of(folder / _FORMS / path) != sha256 for path, sha256 in kept.files.items()):
+                return None
+        except (OSError, msgspec.DecodeError):
+            return None
+        names = [part.name for part in kept.proof.served if part.name != ORIGINAL]
+        return kept.proof, {name: folder / _FORMS / name for name in names}
+
+    def keep(self, manifest: Manifest, proof: Proof, forms: Path) -> None:
+        """Keep what was compiled, instead of what was there; `forms` holds a folder for each form that serves."""
+        target = self.root / key_of(manifest)
+        with explained(self.root, "cannot hold compiled forms"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.root))
+            try:
+                if forms.is_dir():
+                    shutil.copytree(forms, draft / _FORMS)
+                paths = sorted(path for path in draft.rglob("*") if path.is_file())
+                files = {path.relative_to(draft / _FORMS).as_posix(): sha256_of(path) for path in paths}
+                (draft / _RECORD).write_bytes(msgspec.json.encode(Kept(proof, files)))
+                _put(draft, target)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def forget(self, manifest: Manifest) -> None:
+        """Remove what was compiled for a version here."""
+        shutil.rmtree(self.root / key_of(manifest), ignore_errors=True)
+
+
+def key_of(manifest: Manifest) -> str:
+    """The name of the folder for a version on this machine."""
+    form = manifest.original
+    machine = this_machine()
+    libraries = sorted({**manifest.libraries, **form.libraries})
+    lines = [
+        *sorted(f"{entry.path}\0{entry.sha256}" for entry in form.files),
+        f"{form.kind} {form.entry} {manifest.class_name}",
+        *(f"{name} {installed_version(name)}" for name in libraries),
+        f"{machine.onnxruntime} {machine.cpu} {lagar.__version__}",
+        msgspec.json.encode(manifest.signature, order="sorted").decode(),
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _put(draft: Path, target: Path) -> None:
+    """Put a folder into its place, whoever else does so at the same time."""
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            os.rename(draft, target)
+            return
+        old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
+        with contextlib.suppress(OSError):
+            os.rename(target, old / "it")
+        shutil.rmtree(old, ignore_errors=True)
