@@ -19,6 +19,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from support import known
 from support.server import LagarServer
 
 
@@ -31,6 +32,15 @@ class Trained(NamedTuple):
     """The data as the model's own `predict` takes it."""
     records: list[dict[str, Any]]
     """The same rows as a caller sends them."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_models(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """What any server of the session has taken in is known to the next ones."""
+    base = tmp_path_factory.getbasetemp()
+    known.remember_in((base if worker_id == "master" else base.parent) / "known")
+    yield
+    known.forget()
 
 
 @pytest.fixture(scope="session", autouse=True)

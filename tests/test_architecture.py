@@ -36,7 +36,9 @@ BELOW = {
     "cli": LEAVES | {"registry", "intake", "runtimes", "engine", "protocols", "server", "client"},
 }
 """Package → what it may import beside itself."""
-PIPELINE = {f"lagar.intake.{name}" for name in ("push", "sandbox", "trial", "golden", "profile", "compilation")}
+PIPELINE = {
+    f"lagar.intake.{name}" for name in ("push", "sandbox", "trial", "golden", "profile", "compilation", "paths")
+}
 """Of intake what opens models and makes versions of them: it stands above the runtimes, which use the rest."""
 PIPELINE_BELOW = LEAVES | {"registry", "intake", "runtimes", "protocols", "forms"}
 SHARED = {"lagar.server.channel", "lagar.server.process", "lagar.server.auth"}

@@ -103,7 +103,7 @@ def test_this_machine_has_some_cores() -> None:
 def test_cores_are_shared_by_workers_and_their_threads(
     asked: int, available: float, workers: int, threads: int
 ) -> None:
-    assert limits.worker_count(asked, available) == workers
+    assert limits.worker_counts(asked, available) == (workers, workers)
     assert limits.thread_count(workers, available) == threads
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -41,7 +42,8 @@ def refusal(*args: str | Path, home: Path, code: int = 1) -> str:
 def test_the_ready_line_says_where_and_what(serve: Serve, wine: Trained) -> None:
     server = serve(wine.path, workers=2)
     last = server.stderr().strip().splitlines()[-1]
-    assert last == f"lagar: ready at http://127.0.0.1:{server.port}  models: wine@1  workers: 2"
+    assert last == f"lagar: ready at http://127.0.0.1:{server.port}  models: wine@{server.version('wine')}  workers: 2"
+    assert re.fullmatch("[0-9a-f]{8,}", server.version("wine")), "the hash of what lay there"
     assert server.port > 0
     assert server.is_ready(), "it is ready when it says so"
     answer = httpx.post(f"{server.url}/predict", json=wine.records[0], timeout=10)
@@ -52,19 +54,21 @@ def test_the_ready_line_is_json_when_logs_are(serve: Serve, tmp_path: Path) -> N
     server = serve(scripted_model(tmp_path / "m"), args=["--log-format", "json"])
     lines = [json.loads(line) for line in server.stderr().splitlines()]
     assert lines[-1] == {
-        "event": "ready", "url": server.url, "port": server.port, "models": ["scripted@1"], "workers": 1
+        "event": "ready", "url": server.url, "port": server.port, "models": [f"scripted@{server.version('scripted')}"],
+        "workers": 1,
     }  # fmt: skip
 
 
 def test_name_and_several_models(serve: Serve, logistic: Trained, tmp_path: Path) -> None:
     server = serve(logistic.path, scripted_model(tmp_path / "m"))
-    assert "models: logistic@1 scripted@1" in server.stderr()
+    assert f"models: logistic@{server.version('logistic')} scripted@{server.version('scripted')}" in server.stderr()
     named = serve(logistic.path, args=["--name", "wine"])
-    assert "models: wine@1" in named.stderr()
+    assert named.version("wine") == server.version("logistic"), "the same content"
 
 
 def test_nothing_but_the_models_goes_to_stdout_or_leaves_a_trace_behind(serve: Serve, tmp_path: Path) -> None:
-    server = serve(scripted_model(tmp_path / "m"))
+    serve(scripted_model(tmp_path / "m"))
+    server = serve(tmp_path / "m")  # known by now: nothing is taken in
     assert server.stderr().splitlines()[0] == server.stderr().splitlines()[-1], "one line: the ready line"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from lagar.errors import AddressError
 from lagar.server.process import Phase, advance
 from lagar.server.sockets import open_listeners, open_unix_listener, waiting_connections
 from lagar.server.supervisor import MAX_RESTART_DELAY_S, restart_delay_s
-from lagar.server.watch import Watch
-from support.wait import eventually
 
 
 def test_every_worker_has_a_socket_on_the_same_port() -> None:
@@ -153,33 +150,3 @@ def test_the_first_restart_is_immediate_and_later_ones_wait_longer() -> None:
     assert delays[0] == 0
     assert delays == sorted(delays)
     assert delays[-1] == MAX_RESTART_DELAY_S
-
-
-def test_a_change_is_reported_once_the_file_is_still(tmp_path: Path) -> None:
-    file = tmp_path / "model.bin"
-    file.write_bytes(b"old")
-    watch = Watch([tmp_path])
-    assert not watch.settled_change()
-    file.write_bytes(b"half of the n")
-    assert not watch.settled_change()
-    file.write_bytes(b"half of the new and the rest")
-    assert not watch.settled_change()
-    assert watch.settled_change()
-    assert not watch.settled_change()
-
-
-def test_a_file_that_comes_or_goes_is_a_change(tmp_path: Path) -> None:
-    watch = Watch([tmp_path])
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "features.py").write_text("x = 1")
-    eventually(watch.settled_change, 5)
-    os.unlink(tmp_path / "lib" / "features.py")
-    eventually(watch.settled_change, 5)
-
-
-def test_caches_and_hidden_folders_are_not_watched(tmp_path: Path) -> None:
-    watch = Watch([tmp_path])
-    for name in ("__pycache__", ".git"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_text("x")
-    assert not any(watch.settled_change() for _ in range(3))

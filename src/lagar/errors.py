@@ -214,3 +214,13 @@ class MissingCode(SetupError):
 
 class LoadFailed(SetupError):
     code = "load_failed"
+
+
+def setup_error(code: str, message: str) -> SetupError:
+    """The error of that code, as another process of this server has told it; LoadFailed for one that is not known."""
+    kinds: list[type[SetupError]] = [SetupError]
+    for kind in kinds:
+        if kind.code == code and kind.__init__ is LagarError.__init__:
+            return kind(message)
+        kinds += kind.__subclasses__()
+    return LoadFailed(message)

@@ -123,6 +123,11 @@ class Histogram:
         values[self._start + bisect_left(self._bounds, value)] += weight
         values[self._sum] += int(value * self._per_unit) * weight
 
+    @property
+    def total(self) -> float:
+        """The sum of all observed values."""
+        return self._values[self._sum] / self._per_unit
+
 
 class Registry:
     """The series of one worker slot."""

@@ -24,12 +24,20 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8080
     """0 takes any free port; the ready line says which."""
-    workers: int = 0
-    """0: as many as the cgroup quota gives cores."""
+    workers: int | str = 0
+    """0: as many as the cgroup quota gives cores; "MIN:MAX": more while requests wait."""
+    workers_idle_s: float = 60.0
+    """With MIN:MAX: so long nothing waits before an added worker is dropped."""
+    max_memory: int = 0
+    """Bytes that loaded versions may take, over all workers; 0: three quarters of the machine's or the cgroup's."""
+    pin: tuple[str, ...] = ()
+    """Models (NAME) and versions (NAME@VERSION) that stay loaded whatever others need."""
     root_path: str = ""
     """Prefix under which a proxy publishes the server: "/mlapi"; requests are answered with and without it."""
     tls_cert: str | None = None
     tls_key: str | None = None
+    watch: bool = False
+    """True: what changes at the paths that are served goes live."""
     debug: bool = False
     no_auth: bool = False
     log_format: Literal["console", "json"] = "console"
@@ -91,7 +99,13 @@ OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STO
 """Variables that are no server settings: the home, a client's key and server, where catalog and artifacts lie, and
 whether versions are compiled."""
 _PATHS: Final = ("tls_cert", "tls_key")
+_LISTS: Final = {"trusted_proxies": "a list of addresses or networks", "pin": "a list of NAME or NAME@VERSION"}
+_UNITS: Final = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
+    "TIB": 2**40,
+}  # fmt: skip
 _POSITIVE: Final = (
+    "workers_idle_s",
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_rows", "queue_rows", "max_connections",
     "request_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_timeout_s",
     "host_idle_s",
@@ -115,7 +129,8 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | No
     for name, value in (flags or {}).items():
         if value is not None:
             origins[name] = flag_of(name, value)
-            values[name] = _typed(name, _absolute(name, value, Path.cwd()), origins[name])
+            given = _from_text(name, value) if name == "workers" and isinstance(value, str) else value
+            values[name] = _typed(name, _absolute(name, given, Path.cwd()), origins[name])
     server = ServerSettings(**values)
     _check(server, origins)
     return LoadedSettings(server=server, home=home, home_origin=home_origin, origins=origins)
@@ -262,8 +277,10 @@ def _from_text(name: str, text: str) -> Any:
     """The text of a variable as the setting's type, or the text itself when it does not read as one."""
     kind = _TYPES[name]
     stripped = text.strip()
+    if name == "workers" and stripped.isdecimal():
+        return int(stripped)
     try:
-        if kind is int:
+        if kind is int and name != "max_memory":
             return int(stripped)
         if kind is float:
             return float(stripped)
@@ -272,7 +289,7 @@ def _from_text(name: str, text: str) -> Any:
     if kind is bool:
         word = stripped.lower()
         return True if word in _TRUE else False if word in _FALSE else text
-    if name == "trusted_proxies":
+    if name in _LISTS:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
@@ -287,6 +304,8 @@ def _absolute(name: str, value: Any, base: Path) -> Any:
 def _typed(name: str, value: Any, origin: str) -> Any:
     """The value as the type of its setting; raises SettingsError that says what was wanted and what was seen."""
     kind = _TYPES[name]
+    if name == "max_memory" and isinstance(value, str):
+        value = _bytes(value)
     if isinstance(value, bool) and kind is not bool:
         raise SettingsError(f"{name} ({origin}) must be {_wanted(name)}, got {_shown(value)}")
     try:
@@ -295,16 +314,43 @@ def _typed(name: str, value: Any, origin: str) -> Any:
         raise SettingsError(f"{name} ({origin}) must be {_wanted(name)}, got {_shown(value)}") from None
 
 
+def _bytes(text: str) -> int | str:
+    """A size like "2GB", "500 MiB" or "1073741824" in bytes; the text itself when it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = None if match is None else _UNITS.get(match[2].upper())
+    return text if match is None or unit is None else int(float(match[1]) * unit)
+
+
+def size_words(size: int) -> str:
+    """Bytes as people read them: "1.5 GB"."""
+    for unit in ("TB", "GB", "MB", "kB"):
+        if size >= _UNITS[unit.upper()]:
+            return f"{size / _UNITS[unit.upper()]:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def worker_range(workers: int | str) -> tuple[int, int] | None:
+    """Least and most workers of "2:8" or 4; None for what is neither."""
+    if isinstance(workers, int):
+        return workers, workers
+    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", workers.strip())
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
 def _wanted(name: str) -> str:
     kind = _TYPES[name]
+    if name == "workers":
+        return "a whole number, or MIN:MAX"
+    if name == "max_memory":
+        return "a size like 2GB or 500MiB"
     if kind is int:
         return "a whole number"
     if kind is float:
         return "a number"
     if kind is bool:
         return "true or false"
-    if name == "trusted_proxies":
-        return "a list of addresses or networks"
+    if name in _LISTS:
+        return _LISTS[name]
     choices = getattr(kind, "__args__", ())
     if choices and all(isinstance(choice, str) for choice in choices):
         return " or ".join(repr(choice) for choice in choices)
@@ -326,8 +372,16 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
         refuse("host", "must be a host name or an address")
     if not 0 <= server.port <= 65535:
         refuse("port", "must be between 0 (any free port) and 65535")
-    if not 0 <= server.workers <= 1024:
+    workers = worker_range(server.workers)
+    if workers is None or (isinstance(server.workers, str) and not 1 <= workers[0] <= workers[1]):
+        refuse("workers", "must be a number, or MIN:MAX like 2:8 with MIN at least 1 and MAX not below it")
+    elif not 0 <= workers[0] <= workers[1] <= 1024:
         refuse("workers", "must be between 0 (one per core) and 1024")
+    if server.max_memory < 0 or 0 < server.max_memory < 1_000_000:
+        refuse("max_memory", "must be 0 (three quarters of the machine's) or at least 1 MB")
+    for pin in server.pin:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?", pin):
+            refuse("pin", "must hold NAME or NAME@VERSION")
     if server.root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+", server.root_path):
         refuse("root_path", 'must be a plain path like "/mlapi": a slash first, none last')
     for name in _POSITIVE:

@@ -63,7 +63,7 @@ def served(
 
 
 def test_the_form_holds_the_example_and_the_answer_is_the_models(browser: Browser, served: Any, wine: Any) -> None:
-    browser.open(served.url, "wine@1")
+    browser.open(served.url, "wine@" + served.version("wine"))
     example = httpx.get(served.url + "/models/wine/example").json()
     record = example[0] if isinstance(example, list) else example
     for name, value in record.items():
@@ -84,7 +84,7 @@ def test_the_form_holds_the_example_and_the_answer_is_the_models(browser: Browse
 
 def test_a_wrong_value_is_told_beside_its_field_and_mended(browser: Browser, served: Any) -> None:
     browser.expected.append(REFUSED)
-    browser.open(served.url, "wine@1")
+    browser.open(served.url, "wine@" + served.version("wine"))
     browser.type("hue", "abc")
     browser.send()
     assert "hue" in browser.wrong("hue")
@@ -101,7 +101,7 @@ def test_a_wrong_value_is_told_beside_its_field_and_mended(browser: Browser, ser
 
 def test_an_empty_field_is_left_out_and_told_as_missing(browser: Browser, served: Any) -> None:
     browser.expected.append(REFUSED)
-    browser.open(served.url, "churn@1")
+    browser.open(served.url, "churn@" + served.version("churn"))
     browser.type("tenure", "")
     assert "tenure" not in browser.text(".curl")
     browser.send()
@@ -109,7 +109,7 @@ def test_an_empty_field_is_left_out_and_told_as_missing(browser: Browser, served
 
 
 def test_an_empty_field_that_may_be_null_is_null(browser: Browser, served: Any) -> None:
-    browser.open(served.url, "gaps@1")
+    browser.open(served.url, "gaps@" + served.version("gaps"))
     browser.type("proline", "")
     assert '"proline": null' in browser.text(".curl")
     browser.send()
@@ -117,7 +117,7 @@ def test_an_empty_field_that_may_be_null_is_null(browser: Browser, served: Any) 
 
 
 def test_the_request_is_shown_as_a_command_that_works(browser: Browser, served: Any, tmp_path: Path) -> None:
-    browser.open(served.url, "products@1")
+    browser.open(served.url, "products@" + served.version("products"))
     browser.type("text", 'Livro d\'água "azul"')
     command = browser.text(".curl")
     assert command.startswith(f"curl {served.url}/models/products/predict")
@@ -126,7 +126,7 @@ def test_the_request_is_shown_as_a_command_that_works(browser: Browser, served: 
 
 
 def test_a_text_model_has_a_box_for_text(browser: Browser, served: Any, text: Any) -> None:
-    browser.open(served.url, "products@1")
+    browser.open(served.url, "products@" + served.version("products"))
     control = browser.field("text")
     assert control.tag_name == "textarea"
     browser.type("text", "Boneca de pano")
@@ -135,7 +135,7 @@ def test_a_text_model_has_a_box_for_text(browser: Browser, served: Any, text: An
 
 
 def test_categories_are_a_choice(browser: Browser, served: Any, churn: Any) -> None:
-    browser.open(served.url, "churn@1")
+    browser.open(served.url, "churn@" + served.version("churn"))
     assert browser.field("contract").tag_name == "select"
     browser.pick("contract", "month-to-month")
     browser.type("tenure", "1")
@@ -145,7 +145,7 @@ def test_categories_are_a_choice(browser: Browser, served: Any, churn: Any) -> N
 
 
 def test_another_category_may_be_typed_where_the_model_takes_it(browser: Browser, served: Any) -> None:
-    browser.open(served.url, "houses@1")
+    browser.open(served.url, "houses@" + served.version("houses"))
     browser.pick("quarter", "other…")
     browser.find("article input[aria-label='quarter, another value']").send_keys("Belém")
     assert '"quarter": "Belém"' in browser.text(".curl")
@@ -155,7 +155,7 @@ def test_another_category_may_be_typed_where_the_model_takes_it(browser: Browser
 
 def test_many_fields_are_found_by_name_and_all_are_sent(browser: Browser, served: Any) -> None:
     browser.expected.append(REFUSED)
-    browser.open(served.url, "wide@1")
+    browser.open(served.url, "wide@" + served.version("wide"))
     assert len(browser.all("article .field")) < 150
     browser.find("article .filter input").send_keys("sensor_149")
     assert browser.text("article .filter .count") == "1 of 150 fields"
@@ -176,7 +176,7 @@ def test_a_batch_is_pasted_and_answered_row_by_row(browser: Browser, served: Any
         "csv": rows.to_csv(index=False),
         "ndjson": "".join(json.dumps(record) + "\n" for record in rows.to_dict(orient="records")),
     }[kind]
-    browser.open(served.url, "wine@1")
+    browser.open(served.url, "wine@" + served.version("wine"))
     browser.press("article [data-tab=batch]")
     browser.run(
         "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))",
@@ -195,7 +195,7 @@ def test_the_wrong_line_of_a_pasted_csv_is_selected(browser: Browser, served: An
     browser.expected.append(REFUSED)
     lines = wine.rows.iloc[:3].to_csv(index=False).splitlines()
     lines[2] = lines[2].replace(",", ",abc,", 1).rsplit(",", 1)[0]
-    browser.open(served.url, "wine@1")
+    browser.open(served.url, "wine@" + served.version("wine"))
     browser.press("article [data-tab=batch]")
     browser.run("arguments[0].value = 'csv'; arguments[0].dispatchEvent(new Event('change'))", browser.find(".kind"))
     box = browser.find("textarea.body")
@@ -210,7 +210,7 @@ def test_the_wrong_line_of_a_pasted_csv_is_selected(browser: Browser, served: An
 
 
 def test_tabs_work_by_keyboard(browser: Browser, served: Any) -> None:
-    browser.open(served.url, "wine@1")
+    browser.open(served.url, "wine@" + served.version("wine"))
     browser.find("article [data-tab=form]").send_keys(Keys.ARROW_RIGHT)
     assert browser.find("article form.batch")
     assert browser.run("return document.activeElement.dataset.tab") == "batch"
@@ -279,7 +279,7 @@ def test_no_width_makes_the_page_scroll_sideways(browser: Browser, served: Any, 
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        for model in ("wine@1", "churn@1", "products@1"):
+        for model in (f"{name}@{served.version(name)}" for name in ("wine", "churn", "products")):
             browser.open(served.url, model)
             browser.send()
             assert browser.run("return document.documentElement.scrollWidth") <= width
@@ -288,7 +288,7 @@ def test_no_width_makes_the_page_scroll_sideways(browser: Browser, served: Any, 
 
 
 def test_every_control_has_a_name_for_those_who_hear_the_page(browser: Browser, served: Any) -> None:
-    browser.open(served.url, "churn@1")
+    browser.open(served.url, "churn@" + served.version("churn"))
     nameless = browser.run(
         """return [...document.querySelectorAll('input, select, textarea, button')].filter((control) =>
              !control.labels?.length && !control.getAttribute('aria-label') && !control.textContent.trim()

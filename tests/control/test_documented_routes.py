@@ -98,5 +98,6 @@ def test_metrics_count_what_was_answered_under_the_names_of_loaded_models_only(c
     client.post("/models/made-up/predict", json={})
     client.post("/predict", content=client.get("/example").content)
     text = client.get("/metrics").text
-    assert 'lagar_requests_total{model="wine",protocol="native",status="200",version="1"}' in text
+    version = client.get("/models/wine").json()["live"]
+    assert f'lagar_requests_total{{model="wine",protocol="native",status="200",version="{version}"}}' in text
     assert "made-up" not in text

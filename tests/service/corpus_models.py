@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import joblib
 from sklearn.datasets import load_wine
@@ -84,7 +85,7 @@ class Open:
 
 
 def corpus_models(folder: Path) -> list[Path]:
-    """Models named wine, churn, text, strict and open below `folder`."""
+    """Models named wine, churn, text, strict and open below `folder`, each of version 1."""
     _custom(folder / "churn", "churn_model.py", _CHURN, _CHURN_RULES)
     # `zone` takes a text or a number: two example rows leave its type open
     records = [CHURN_RECORD, {**CHURN_RECORD, "zone": 7}]
@@ -97,21 +98,23 @@ def corpus_models(folder: Path) -> list[Path]:
 def _custom(folder: Path, module: str, source: str, rules: str) -> None:
     folder.mkdir(parents=True)
     (folder / module).write_text(source)
-    (folder / "lagar.toml").write_text(f'name = "{folder.name}"\n{rules}')
+    (folder / "lagar.toml").write_text(f'name = "{folder.name}"\nversion = "1"\n{rules}')
 
 
 def _wine(folder: Path) -> Path:
     rows, labels = load_wine(return_X_y=True, as_frame=True)
     rows.columns = list(WINE_NAMES)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(rows, labels)
-    path = folder / "wine.joblib"
-    joblib.dump(model, path)
-    return path
+    return _saved(model, folder / "wine")
 
 
 def _text(folder: Path) -> Path:
     texts = ["dark souls", "minecraft", "senhor dos anéis", "dom casmurro"]
     model = make_pipeline(CountVectorizer(), MultinomialNB()).fit(texts, ["game", "game", "livro", "livro"])
-    path = folder / "text.joblib"
-    joblib.dump(model, path)
-    return path
+    return _saved(model, folder / "text")
+
+
+def _saved(model: Any, folder: Path) -> Path:
+    (folder / "1").mkdir(parents=True)
+    joblib.dump(model, folder / "1" / "model.joblib")
+    return folder

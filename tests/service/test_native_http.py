@@ -111,7 +111,7 @@ def test_every_form_of_the_same_rows_gets_the_library_s_own_numbers(served: Zoo,
         for member, expected in animal.expected.items():
             assert answer[member] == expected, (form, member)
         assert answer["model"] == animal.name
-        assert answer["version"] == "1"
+        assert answer["version"] == served.server.version(animal.name)
         assert len(answer["ids"]) == len(animal.records)
 
 
@@ -128,15 +128,15 @@ def test_one_record_is_answered_as_it_is_among_others(served: Zoo, animal: Anima
 
 
 def test_without_a_content_type_a_body_is_json(served: Zoo, animal: Animal) -> None:
-    path = f"/models/{animal.name}/versions/1/predict"
+    path = f"/models/{animal.name}/versions/{served.server.version(animal.name)}/predict"
     request = served.client.build_request("POST", path, content=json.dumps(animal.records[0]).encode())
     request.headers.pop("content-type", None)
     assert served.client.send(request).status_code == 200
 
 
-@pytest.mark.parametrize("base", ["", "/versions/1"])
-def test_the_example_works_when_posted_back(served: Zoo, animal: Animal, base: str) -> None:
-    path = f"/models/{animal.name}{base}"
+@pytest.mark.parametrize("named", [False, True])
+def test_the_example_works_when_posted_back(served: Zoo, animal: Animal, named: bool) -> None:
+    path = f"/models/{animal.name}" + (f"/versions/{served.server.version(animal.name)}" if named else "")
     example = served.client.get(f"{path}/example")
     assert example.headers["content-type"] == "application/json"
     answer = good(served.client.post(f"{path}/predict", content=example.content))
@@ -151,9 +151,10 @@ def test_the_example_works_when_posted_back(served: Zoo, animal: Animal, base: s
 def test_the_card_tells_signature_versions_and_state(served: Zoo, animal: Animal) -> None:
     card = served.client.get(f"/models/{animal.name}").json()
     (version,) = card["versions"]
-    assert (card["name"], card["live"], version["version"], version["state"]) == (animal.name, "1", "1", "ready")
+    label = served.server.version(animal.name)
+    assert (card["name"], card["live"], version["version"], version["state"]) == (animal.name, label, label, "ready")
     assert [field["name"] for field in version["inputs"]] == list(animal.records[0])
-    assert served.client.get(f"/models/{animal.name}/versions/1").json() == version
+    assert served.client.get(f"/models/{animal.name}/versions/{label}").json() == version
     assert card in served.client.get("/models").json()["models"]
 
 
@@ -437,12 +438,12 @@ def test_an_unknown_path_model_or_version_is_404(served: Zoo, path: str) -> None
     [
         ("GET", "/predict", "POST"), ("DELETE", "/models/wine/predict", "POST"), ("PUT", "/predict", "POST"),
         ("POST", "/models", "GET, HEAD"), ("POST", "/models/wine", "GET, HEAD"), ("POST", "/example", "GET, HEAD"),
-        ("POST", "/healthz", "GET, HEAD"), ("PATCH", "/models/wine/versions/1/example", "GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"), ("PATCH", "/models/wine/versions/{version}/example", "GET, HEAD"),
         ("POST", "/metrics", "GET, HEAD"), ("POST", "/docs", "GET, HEAD"),
     ],
 )  # fmt: skip
 def test_a_wrong_method_is_405_and_says_which_are_right(served: Zoo, method: str, path: str, allow: str) -> None:
-    answer = served.client.request(method, path)
+    answer = served.client.request(method, path.replace("{version}", served.server.version("wine")))
     assert refused(answer, 405)["code"] == "method_not_allowed"
     assert {word.strip() for word in answer.headers["allow"].split(",")} == set(allow.split(", "))
 

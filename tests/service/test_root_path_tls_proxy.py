@@ -125,8 +125,9 @@ def test_hot_and_cold_requests_with_and_without_the_prefix_get_the_same_answer(
 ) -> None:
     body = json.dumps(wine.records[0]).encode()
     answers = []
+    version = below.version("wine")
     with Wire(below.port) as wire:
-        for path in ("/predict", "/models/wine/predict", "/models/wine/versions/1/predict"):
+        for path in ("/predict", "/models/wine/predict", f"/models/wine/versions/{version}/predict"):
             for prefix in (ROOT, ""):
                 wire.send(
                     post(prefix + path, body, "X-Request-Id: r"),

@@ -84,6 +84,8 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     folder = tmp_path_factory.mktemp("routes")
     keys = keys_for_each_scope(folder / "home")
     model = scripted_model(folder / "m")
+    settings = (model / "lagar.toml").read_text()
+    (model / "lagar.toml").write_text(f'version = "1"\n{settings}')
     env = {"LAGAR_LOG_LEVEL": "debug", "LAGAR_TRUSTED_PROXIES": "127.0.0.1"}
     with (
         LagarServer(model, home=folder / "home", workers=2, env=env) as server,

@@ -86,7 +86,7 @@ def test_every_form_of_tensor_gets_the_library_s_own_numbers(served: Zoo, animal
     n = len(animal.records)
     for form, inputs in forms(animal).items():
         answer = good(infer(served, animal.name, {"inputs": inputs, "outputs": asked, "id": "i-1"}))
-        assert (answer["model_name"], answer["model_version"]) == (animal.name, "1")
+        assert (answer["model_name"], answer["model_version"]) == (animal.name, served.server.version(animal.name))
         assert (answer["id"], answer["parameters"]) == ("i-1", {})
         assert [output["name"] for output in answer["outputs"]] == [output["name"] for output in asked]
         for output in answer["outputs"]:
@@ -110,10 +110,17 @@ def test_the_first_output_is_answered_when_none_is_asked_for(served: Zoo, animal
 
 
 def test_metadata_says_what_infer_takes_and_gives(served: Zoo, animal: Animal) -> None:
-    for path in (f"/v2/models/{animal.name}", f"/v2/models/{animal.name}/versions/1"):
+    for path in (
+        f"/v2/models/{animal.name}",
+        f"/v2/models/{animal.name}/versions/{served.server.version(animal.name)}",
+    ):
         meta = served.client.get(path).json()
         assert list(meta) == ["name", "versions", "platform", "inputs", "outputs", "parameters"]
-        assert (meta["name"], meta["versions"], meta["parameters"]) == (animal.name, ["1"], {})
+        assert (meta["name"], meta["versions"], meta["parameters"]) == (
+            animal.name,
+            [served.server.version(animal.name)],
+            {},
+        )
     n = len(animal.records)
     names = [tensor["name"] for tensor in meta["inputs"]]
     by_column = {tensor["name"]: tensor for tensor in columns(animal, narrow=True)}
@@ -129,7 +136,8 @@ def test_metadata_says_what_infer_takes_and_gives(served: Zoo, animal: Animal) -
 
 
 def test_a_ready_model_says_so(served: Zoo, animal: Animal) -> None:
-    for path in (f"/v2/models/{animal.name}/ready", f"/v2/models/{animal.name}/versions/1/ready"):
+    label = served.server.version(animal.name)
+    for path in (f"/v2/models/{animal.name}/ready", f"/v2/models/{animal.name}/versions/{label}/ready"):
         assert served.client.get(path).status_code == 200
     assert "not found" in refused(served.client.get(f"/v2/models/{animal.name}/versions/9/ready"), 404)
 
@@ -304,8 +312,9 @@ def products(examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> It
     real_data()
     examples.train("products", "real")
     folder = tmp_path_factory.mktemp("transcript")
-    iris = folder / "iris-dtc.joblib"
-    joblib.dump(iris_tree(), iris)
+    iris = folder / "iris-dtc"
+    (iris / "1").mkdir(parents=True)
+    joblib.dump(iris_tree(), iris / "1" / "model.joblib")
     paths = [examples.folder("products", "real") / "models", iris]
     with LagarServer(*paths, home=folder / "home") as server, httpx.Client(base_url=server.url) as client:
         yield client

@@ -20,7 +20,7 @@ class Scripted:
     def predict(self, rows):
         seconds = max(row["seconds"] for row in rows)
         if seconds >= 1:
-            open(os.path.join(os.path.dirname(__file__), ".running"), "w").close()
+            open(os.path.join(os.environ["LAGAR_HOME"], "running"), "w").close()
         time.sleep(seconds)
         return [row["tag"] + self.offset for row in rows]
 '''
@@ -39,9 +39,9 @@ type = "int"
 """
 
 
-def is_running(folder: Path) -> bool:
-    """Whether a scripted model in folder has begun a prediction of a second or more."""
-    return (folder / ".running").exists()
+def is_running(home: Path) -> bool:
+    """Whether a scripted model on this home has begun a prediction of a second or more."""
+    return (home / "running").exists()
 
 
 def scripted_model(folder: Path, source: str = SCRIPTED) -> Path:

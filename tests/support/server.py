@@ -16,6 +16,7 @@ from types import TracebackType
 
 import httpx
 
+from support import known
 from support.wait import eventually
 
 LAGAR = str(Path(sys.executable).with_name("lagar"))
@@ -30,7 +31,7 @@ def clean_env(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, s
 
 
 def lagar(
-    *args: str | Path, home: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 60
+    *args: str | Path, home: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run one `lagar` command to its end."""
     return subprocess.run(
@@ -53,7 +54,7 @@ class LagarServer:
 
     `url`, `port` and `pid` (the supervisor's) are known once the ready line was read. `wait=False` starts without
     waiting for it, for servers that are meant to fail or to be met half-started; the test then calls `wait_ready` or
-    `wait_exit`.
+    `wait_exit`. With `known_models` false it takes its models in, even if another server of the tests has done so.
     """
 
     def __init__(
@@ -66,9 +67,12 @@ class LagarServer:
         cwd: Path | None = None,
         port: int = 0,
         wait: bool = True,
-        timeout_s: float = 60.0,
+        timeout_s: float = 120.0,
+        known_models: bool = True,
     ) -> None:
         self.home = home
+        self._paths = paths if known_models and not {"LAGAR_CATALOG", "LAGAR_STORE"} & set(env or {}) else ()
+        """What may be found in the home instead of being taken in."""
         self.command = [LAGAR, "serve", *map(str, paths), "--port", str(port)]
         if workers is not None:
             self.command += ["--workers", str(workers)]
@@ -84,6 +88,7 @@ class LagarServer:
         self._ended = False
 
     def __enter__(self) -> LagarServer:
+        known.give(self.home, self._paths)
         self.process = subprocess.Popen(
             self.command,
             env=self._env,
@@ -153,9 +158,19 @@ class LagarServer:
         else:
             self.url = line.split(" ready at ", 1)[1].split()[0]
         self.port = int(self.url.rsplit(":", 1)[1].split("/")[0])
+        if self._paths and "taken in" in self.stderr():
+            known.learn(self.home)
+
+    def version(self, model: str) -> str:
+        """The version of a model that answers when none is named, once the server is ready."""
+        line = self.wait_line(is_ready_line)
+        names = (
+            json.loads(line)["models"] if line.startswith("{") else line.split("  models: ")[1].split("  ")[0].split()
+        )
+        return next(name.partition("@")[2] for name in names if name.startswith(f"{model}@"))
 
     def is_ready(self) -> bool:
-        return httpx.get(self.url + "/readyz", timeout=5).status_code == 200
+        return httpx.get(self.url + "/readyz", timeout=30).status_code == 200
 
     def children(self) -> dict[int, str]:
         """pid → command line of the supervisor's children that are alive."""
@@ -173,7 +188,7 @@ class LagarServer:
         """Send a signal to the supervisor, or as a terminal does to its whole process group."""
         (os.killpg if group else os.kill)(self.pid, number)
 
-    def wait_exit(self, timeout_s: float = 60.0) -> int:
+    def wait_exit(self, timeout_s: float = 120.0) -> int:
         """The exit code, once the supervisor has ended and stderr is read to its end."""
         code = self.process.wait(timeout_s)
         self._reader.join(10)
@@ -216,7 +231,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_gone(pids: Iterable[int], timeout_s: float = 30.0) -> None:
+def wait_gone(pids: Iterable[int], timeout_s: float = 60.0) -> None:
     """Until none of the processes is alive."""
     waited = list(pids)
     eventually(lambda: not any(map(is_alive, waited)), timeout_s, f"the end of processes {waited}")

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], timeout_s: float = 30.0, what: str = "the condition") -> T:
+def eventually(check: Callable[[], T], timeout_s: float = 60.0, what: str = "the condition") -> T:
     """The first true value of check(); an exception or a false value is asked again until the deadline."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()

@@ -15,13 +15,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def serve(
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="PATH...",
-            help="Model files, folders with a lagar.toml, MLflow folders, or folders of them: NAME/VERSION/ inside "
-            "gives versions, and the greatest answers.",
+            help="Model files, folders with a lagar.toml, MLflow folders, or folders of them, also as "
+            "s3://BUCKET/PREFIX: NAME/VERSION/ or NAME-VERSION/ inside gives versions, and the greatest answers.",
             show_default=False,
-            readable=False,  # intake says it better
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model, when one is served.")] = None,
@@ -33,16 +32,35 @@ def serve(
         int | None, typer.Option(help="Port to listen on [8080]; 0 takes any free one, the ready line says which.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that answer predictions [0: one per core that the cgroup grants].")
+        str | None,
+        typer.Option(
+            help="Processes that answer predictions [0: one per core that the cgroup grants]; MIN:MAX adds some while "
+            "requests wait."
+        ),
+    ] = None,
+    workers_idle_s: Annotated[
+        float | None, typer.Option(help="With MIN:MAX, time without waiting requests before one is dropped [60].")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory that loaded versions may take, such as 2GB [three quarters of what there is]."),
+    ] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="Model, or NAME@VERSION, that stays loaded; may be repeated."),
     ] = None,
     root_path: Annotated[
         str | None, typer.Option(help="Prefix under which a proxy publishes this server, such as /mlapi.")
     ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="PEM file with the certificate chain: serve HTTPS.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="PEM file with the certificate's private key.")] = None,
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch", help="Let what changes at the paths go live: files, folders, what is removed."),
+    ] = None,
     debug: Annotated[
         bool | None,
-        typer.Option("--debug", help="Reload when a model or its code changes, and log full tracebacks."),
+        typer.Option("--debug", help="Watch the paths and their code, and log full tracebacks."),
     ] = None,
     code: Annotated[
         list[Path] | None,
@@ -104,7 +122,7 @@ def serve(
     \b
     lagar serve model.joblib
     lagar serve churn.bin --name churn --example customers.csv
-    lagar serve models/ --host 0.0.0.0 --workers 4
+    lagar serve models/ --watch --host 0.0.0.0 --workers 4
     lagar serve                                       (what is in production in this home; see `lagar push`)
 
     The model's name is --name, or the name in lagar.toml, or that of the file. Every setting can also be a LAGAR_*
@@ -117,10 +135,21 @@ def serve(
     asked_names = ("paths", "name", "code", "example", "trust")
     loaded = settings.load({flag: _listed(value) for flag, value in given.items() if flag not in asked_names})
 
+    from lagar.registry.model import Asked
     from lagar.server import main
 
-    asked = main.Asked(tuple(paths or ()), name, tuple(code or ()), example, trust)
+    asked = Asked(
+        paths=tuple(path if path.startswith("s3://") else _absolute(Path(path)) for path in paths or ()),
+        name=name,
+        code=tuple(_absolute(path) for path in code or ()),
+        example=_absolute(example) if example is not None else None,
+        trust=trust,
+    )
     return main.serve(loaded, asked)
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
 
 
 def _listed(value: Any) -> Any:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from lagar.control.choice import Choice
 from lagar.control.equipment import Equipment
 from lagar.errors import LagarError
 from lagar.logs import Log
 from lagar.registry.generations import Generation
 from lagar.registry.leases import LEASE_S
-from lagar.registry.model import ModelSource
+from lagar.registry.model import ModelInfo
 from lagar.registry.releases import Releases
-from lagar.server.channel import Abandon, Commit, Message, Prepare, Prepared
+from lagar.server.channel import Abandon, Changed, Commit, Message, Prepared
 from lagar.server.process import SILENT_S
 
 LEASE_INTERVAL_S = 1.0
@@ -37,12 +38,14 @@ class Follower:
     def __init__(
         self, releases: Releases, tell: Callable[[Message], None], lapsed: Callable[[str], None], log: Log,
         *, server_id: str, url: str, serving: int = -1, count: Callable[[str], None] = lambda _result: None,
+        pins: Sequence[str] = (), tell_live: Callable[[tuple[ModelInfo, ...]], None] = lambda _live: None,
     ) -> None:  # fmt: skip
+        """`tell_live` is called with what is live whenever that has changed."""
         self._releases = releases
+        self._choice = Choice(releases, Equipment(releases, log), log, pins, tell_live)
         self._tell = tell
         self._lapsed = lapsed
         """Called with the reason while the catalog is out of reach for longer than a lease, with "" when it is back."""
-        self._equipment = Equipment(releases, log)
         self._log = log
         self._count = count
         """Called with "switched", "failed" or "abandoned" when a preparation has come to its end."""
@@ -91,9 +94,8 @@ class Follower:
             self._is_unready(_LAPSED)  # before the catalog is asked, which takes its time
         if not await self._lease() and self.ready:
             self._is_unready(_LAPSED)
-        current = await self._ask(self._releases.current)
-        if current.n != self._serving:
-            await self._take(current)
+        if await self._ask(self._releases.current_number) != self._serving:
+            await self._take(await self._ask(self._releases.current))
         proposed = await self._ask(self._releases.pending)
         if self._prepared > self._serving and (proposed is None or proposed.n != self._prepared):
             self._tell(Abandon(self._prepared))  # another server could not load it
@@ -128,13 +130,14 @@ class Follower:
         if self._serving >= 0:
             self._count("switched")
         self._tell(Commit(current.n))
+        self._choice.taken(current)
         self._serving = self._prepared = current.n
         await self._lease()  # from the first one on, a promote waits for this server
 
     async def _prepare(self, generation: Generation) -> Prepared:
         keeping = asyncio.create_task(self._keep_lease())
         try:
-            wanted = await self._ask(self._wanted, generation)
+            wanted = await self._ask(self._choice.prepare, generation, self._serving)
             self._waiting = generation.n
             self._answer = asyncio.get_running_loop().create_future()
             self._tell(wanted)
@@ -147,23 +150,6 @@ class Follower:
         if outcome.ok:
             self._prepared = generation.n
         return outcome
-
-    def _wanted(self, generation: Generation) -> Prepare:
-        """The set of a generation, each version's files checked and on this machine's disk, its environment too."""
-        sources: list[ModelSource] = []
-        live: dict[str, str] = {}
-        weights: dict[str, dict[str, int]] = {}
-        for model, traffic in generation.traffic.items():
-            shares = {version: weight for version, weight in traffic.weights.items() if weight > 0}
-            if not shares:
-                continue
-            live[model] = max(shares, key=lambda version: shares[version])
-            if len(shares) > 1:
-                weights[model] = shares
-            versions = [self._releases.get(model, version) for version in sorted(shares)]
-            self._equipment.require(version.manifest for version in versions)
-            sources += [self._releases.source(version) for version in versions]
-        return Prepare(generation.n, tuple(sources), live, weights)
 
     # The lease
 
@@ -212,9 +198,10 @@ class Follower:
             self._is_unready(self.reason)
 
     async def _wait(self) -> None:
-        """Until the catalog changes, or the lease wants renewing."""
+        """Until the catalog changes, or the lease wants renewing; workers are told, since aliases may have moved."""
         try:
-            await self._ask(self._releases.wait_changed, LEASE_INTERVAL_S)
+            if await self._ask(self._releases.wait_changed, LEASE_INTERVAL_S):
+                self._tell(Changed())
         except Exception:  # the next look says what it is
             await asyncio.sleep(LEASE_INTERVAL_S)
 

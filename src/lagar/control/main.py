@@ -10,45 +10,55 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable
 from pathlib import Path
-
-import uvicorn
+from typing import TYPE_CHECKING
 
 from lagar import settings
-from lagar.control.app import create_app
+from lagar.control.equipment import Equipment
 from lagar.control.follow import Follower
+from lagar.control.progress import progress
 from lagar.control.state import ControlState
+from lagar.control.wanted import answer
+from lagar.control.watch import Watcher
 from lagar.errors import LagarError, SetupError
 from lagar.logs import Log, capture_standard_logging, open_log
-from lagar.registry.catalog import Catalog
+from lagar.registry.catalog import Catalog, who
+from lagar.registry.home import open_home
 from lagar.registry.keys import list_keys
-from lagar.registry.releases import Releases, open_releases
+from lagar.registry.mirror import Mirror, is_url
+from lagar.registry.releases import Releases, Who, open_releases
 from lagar.server.auth import key_rows
 from lagar.server.channel import (
     Alive,
+    Changed,
     Channel,
     ControlBoot,
     ControlReady,
     Drain,
     Failed,
+    Have,
     KeyRow,
     Keys,
     Lapsed,
     Models,
     Prepared,
     ServerState,
+    Want,
 )
 from lagar.server.process import begin_child
 
+if TYPE_CHECKING:
+    from lagar.control.web import ControlServer
+
 KEYS_INTERVAL_S = 1.0
 """A key that is created or revoked counts in every worker after this time."""
-GRACE_S = 3
 
 
 def main() -> None:
     channel, listener = begin_child()
-    sys.exit(asyncio.run(serve_control(channel, listener)))
+    with listener:
+        sys.exit(asyncio.run(serve_control(channel, listener)))
 
 
 async def serve_control(channel_socket: socket.socket, listener: socket.socket) -> int:
@@ -84,25 +94,54 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
             has_keys=bool(rows),
         )
         channel.send(Keys(rows))
-        await _serve(channel, listener, state, _follower(boot, channel, releases, state, log), rows, log)
+        try:
+            leader = _leader(boot, channel, releases, state, log)
+            await _serve(channel, listener, state, leader, rows, log)
+        except SetupError as error:  # the paths cannot be served
+            channel.send(Failed(error.code, error.message))
+            await channel.close()
+            return 1
     await channel.close()
     return 0
 
 
-def _follower(
+def _leader(
     boot: ControlBoot, channel: Channel, releases: Releases, state: ControlState, log: Log
-) -> Follower | None:
-    """Who brings the workers what is in production by the catalog; None when the command line says what to serve."""
-    if not boot.from_catalog:
-        return None
-    return Follower(
+) -> Follower | Watcher:
+    """Who says what the workers answer with: the catalog, or the paths that were given."""
+    if not boot.asked.paths:
+        return Follower(
+            releases,
+            channel.send,
+            lambda reason: channel.send(Lapsed(reason)),
+            log,
+            server_id=boot.server_id,
+            url=boot.url,
+            serving=boot.generation,
+            count=state.count_switch,
+            pins=boot.settings.pin,
+            tell_live=lambda live: state.take(live=live),
+        )
+    server = boot.settings
+    return Watcher(
         releases,
+        boot.asked,
         channel.send,
-        lambda reason: channel.send(Lapsed(reason)),
         log,
-        server_id=boot.server_id,
-        url=boot.url,
-        serving=boot.generation,
+        who=Who(who(), socket.gethostname()),
+        progress=progress(log, plain=server.log_format == "json" or settings.no_colour()),
+        at_once=boot.cores,
+        watch=server.watch or server.debug,
+        mirrors={
+            path: Mirror(path, open_home(Path(boot.home)).cache, settings.s3_endpoint())
+            for path in boot.asked.paths
+            if is_url(path)
+        },
+        default_model=server.default_model,
+        generation=boot.generation,
+        sources=boot.sources,
+        begun=lambda: channel.send(ControlReady()),
+        refused=state.take_refused,
         count=state.count_switch,
     )
 
@@ -111,44 +150,113 @@ async def _serve(
     channel: Channel,
     listener: socket.socket,
     state: ControlState,
-    follower: Follower | None,
+    leader: Follower | Watcher,
     rows: tuple[KeyRow, ...],
     log: Log,
 ) -> None:
+    """Serve until told to end; raises SetupError when the paths cannot be served at the start."""
+    releases = state.releases
     assert state.catalog is not None
-    web = ControlServer(create_app(state))
+    assert releases is not None
+    web = Web(state, listener)
     polling = asyncio.create_task(_tell_keys(channel, state, state.catalog, rows, log))
-    serving = asyncio.create_task(web.serve(sockets=[listener]))
-    listening = asyncio.create_task(_listen(channel, state, web, follower))
-    await asyncio.wait({serving, asyncio.create_task(web.ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    channel.send(ControlReady())
+    listening = asyncio.create_task(_listen(channel, state, web, leader, log))
+    if isinstance(leader, Follower):
+        channel.send(ControlReady())
     beating = asyncio.create_task(channel.beat())
-    following = asyncio.create_task(follower.run()) if follower is not None else None
+    noticing = asyncio.create_task(_tell_changes(channel, releases)) if isinstance(leader, Watcher) else None
+    leading = asyncio.create_task(leader.run())
+    leading.add_done_callback(lambda _: web.stop())
     try:
-        await serving
+        await web.serve()
     finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.wait({following})
+        leading.cancel()
+        await asyncio.wait({leading})
         listening.cancel()
         polling.cancel()
         beating.cancel()
+        if noticing is not None:
+            noticing.cancel()
+    if not leading.cancelled():
+        leading.result()
 
 
-async def _listen(channel: Channel, state: ControlState, web: ControlServer, follower: Follower | None) -> None:
+class Web:
+    """The pages and the verbs on the Unix socket, imported when somebody first connects.
+
+    The web framework and what it brings cost half a second and 30 MB, and a server that only predicts never needs them.
+    """
+
+    def __init__(self, state: ControlState, listener: socket.socket) -> None:
+        self._state = state
+        self._listener = listener
+        self._wanted = asyncio.Event()
+        self._server: ControlServer | None = None
+        self._stopped = False
+
+    async def serve(self) -> None:
+        """Until `stop`; requests that began before are answered."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._listener, self._wanted.set)
+        try:
+            await self._wanted.wait()
+        finally:
+            loop.remove_reader(self._listener)
+        if self._stopped:
+            return
+        self._server = await asyncio.to_thread(_web_server, self._state)  # the loop turns on: it proves our life
+        self._server.should_exit = self._stopped
+        await self._server.serve(sockets=[self._listener])
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wanted.set()
+        if self._server is not None:
+            self._server.should_exit = True
+
+
+def _web_server(state: ControlState) -> ControlServer:
+    from lagar.control.web import ControlServer
+
+    return ControlServer(state)
+
+
+async def _listen(channel: Channel, state: ControlState, web: Web, leader: Follower | Watcher, log: Log) -> None:
+    asked: set[asyncio.Task[None]] = set()
+    equipment = Equipment(state.releases, log) if state.releases is not None else None
     async for message in channel.messages():
         match message:
             case ServerState():
                 state.server = message
             case Models():
-                state.models = message.models
-            case Prepared() if follower is not None:
-                follower.heard(message)
-            case Alive() if follower is not None:
-                follower.supervised()
+                state.take(loaded=message.models)
+            case Want():
+                assert state.releases is not None
+                assert equipment is not None
+                work = asyncio.to_thread(answer, state.releases, equipment, message, log)
+                asking = asyncio.create_task(_answer(channel, work))
+                asked.add(asking)
+                asking.add_done_callback(asked.discard)
+            case Prepared():
+                leader.heard(message)
+            case Alive():
+                leader.supervised()
             case Drain():
                 break
-    web.should_exit = True  # told to, or the supervisor is gone
+    web.stop()  # told to, or the supervisor is gone
+
+
+async def _tell_changes(channel: Channel, releases: Releases) -> None:
+    """Tell the workers when the catalog has changed, where no follower does: aliases may have moved."""
+    while True:
+        await asyncio.sleep(KEYS_INTERVAL_S)
+        with contextlib.suppress(LagarError):
+            if await asyncio.to_thread(releases.changed):
+                channel.send(Changed())
+
+
+async def _answer(channel: Channel, work: Awaitable[Have]) -> None:
+    channel.send(await work)
 
 
 async def _tell_keys(
@@ -169,33 +277,6 @@ async def _tell_keys(
             told = rows
             state.has_keys = bool(rows)
             channel.send(Keys(rows))
-
-
-class ControlServer(uvicorn.Server):
-    """Uvicorn that leaves signals to the supervisor and says when it accepts connections."""
-
-    def __init__(self, app: object) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,  # type: ignore[arg-type]  # a FastAPI app is an ASGI 3 app
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=GRACE_S,
-            )
-        )
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self.ready.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 if __name__ == "__main__":

@@ -60,11 +60,12 @@ def server_facts(state: ControlState) -> Iterator[Metric]:
     yield switches
     models = GaugeMetricFamily(
         "lagar_models",
-        "1 for each loaded version of a model; live is true for the one that answers when none is named.",
+        "1 for each version in service, 0 for one that is loaded when it is asked for; live is true for the one that "
+        "answers when none is named.",
         labels=("model", "version", "live"),
     )
     for info in state.models:
-        models.add_metric((info.name, info.version, "true" if info.live else "false"), 1)
+        models.add_metric((info.name, info.version, "true" if info.live else "false"), float(info.state == "ready"))
     yield models
 
 

@@ -18,6 +18,7 @@ class ControlState:
 
     settings: ServerSettings
     models: tuple[ModelInfo, ...] = ()
+    """What the workers have loaded, and what is live beside it; `take` keeps it."""
     server: ServerState = field(default_factory=lambda: ServerState(ready=False, reason="starting"))
     metrics_dir: Path | None = None
     """Folder of the workers' metrics; None: only the facts of this process are told."""
@@ -31,11 +32,25 @@ class ControlState:
     """Where pushed files lie until they are taken in."""
     switches: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("switched", "failed", "abandoned"), 0))
     """How changes of what is live have ended here since this process started."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """A place at the paths of this server that is not served → why."""
+    _loaded: tuple[ModelInfo, ...] = ()
+    _live: tuple[ModelInfo, ...] = ()
     has_keys: bool = False
     """True once the home has an API key, revoked ones included."""
 
+    def take(self, *, loaded: tuple[ModelInfo, ...] | None = None, live: tuple[ModelInfo, ...] | None = None) -> None:
+        """What the workers have loaded has changed, or what is live by the catalog."""
+        self._loaded = self._loaded if loaded is None else loaded
+        self._live = self._live if live is None else live
+        known = {(info.name, info.version) for info in self._loaded}
+        self.models = (*self._loaded, *(info for info in self._live if (info.name, info.version) not in known))
+
     def count_switch(self, result: str) -> None:
         self.switches[result] += 1
+
+    def take_refused(self, refused: dict[str, str]) -> None:
+        self.refused = refused
 
     @property
     def wants_key(self) -> bool:

@@ -118,18 +118,13 @@ class Watcher:
         """The first set: what was given itself must be right, and of each folder something."""
         look = await apart(lambda: self._look(strict=True))
         finding = await apart(lambda: paths.find(self._local()))
+        self._check_default({one.source.name for one in finding.found})
         admitted, refused = await apart(lambda: self._admit(finding.found))
         wrong: list[tuple[Place, LagarError]] = [*finding.wrong, *refused]
         for place, error in refused:
             if place.given or not admitted:
                 raise error
         self._good = {one.found.place.path: one for one in admitted}
-        names = {one.source.name for one in admitted}
-        if self._default_model and self._default_model not in names:
-            raise SettingsError(
-                f"default_model must be one of the models served ({', '.join(sorted(names))}), got "
-                f"{self._default_model!r}"
-            )
         self._seen, self._tried = look, {path: seen.stamp for path, seen in look.places.items()}
         for line in finding.skipped:
             self._log.warning(line)
@@ -138,6 +133,13 @@ class Watcher:
         self._begun()
         if (await self._prepare(self._good)).ok:
             self._tell(Commit(self._generation))
+
+    def _check_default(self, names: set[str]) -> None:
+        if self._default_model and self._default_model not in names:
+            raise SettingsError(
+                f"default_model must be one of the models served ({', '.join(sorted(names))}), got "
+                f"{self._default_model!r}"
+            )
 
     # Looking
 

@@ -54,6 +54,12 @@ class Deployment:
         self.max_queue_rows = max_queue_rows
         self.waiting: deque[Call] = deque()
         self.waiting_rows = 0
+        self.used_at = time.perf_counter()
+        """When it was loaded or called last."""
+        self.apart = False
+        """True: loaded in a process of its own, since its worker lacks a library that it needs."""
+        self.memory_bytes = 0
+        """What its worker counts for it."""
         self.retired = False
         """True once no new request is sent here; what was read for it goes to the version that is live now."""
         self._emptied: asyncio.Event | None = None
@@ -166,7 +172,7 @@ class Deployment:
 
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """Call the model and learn from how long it took."""
-        started = time.perf_counter()
+        self.used_at = started = time.perf_counter()
         result = self.predictor.predict(rows, outputs)
         taken = time.perf_counter() - started
         self.cost.learn(rows.n, taken)

@@ -186,7 +186,6 @@ def _taken_in(releases: Releases, source: ModelSource, path: Path, who: Who, pro
         code=tuple(Path(code) for code in source.code if not Path(code).is_relative_to(path)),
         trust=source.trust,
         on_step=lambda step, words: None if words else progress.step(path, step),
-        compiling="off",
         isolate=environment.isolation(releases.environments),
         compiling="off",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,9 @@ import orjson
 from lagar.protocols.base import DeploymentView
 from lagar.registry.model import ModelInfo
 from lagar.registry.signature import Field
+
+UnloadedVersion = tuple[str, bool]
+"""A version that has a share of the traffic, and whether it is the one with most of it."""
 
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -77,16 +80,22 @@ def _input_card(field: Field) -> dict[str, Any]:
     return {"type": field.type, **card}
 
 
-def model_card(infos: Sequence[ModelInfo]) -> dict[str, Any]:
-    """What GET /models/NAME says of the versions of one model, the live one first."""
+def model_card(name: str, infos: Sequence[ModelInfo], unloaded: Sequence[UnloadedVersion] = ()) -> dict[str, Any]:
+    """What GET /models/NAME says of the versions of one model, the live one first, those that are not loaded last."""
     versions = sorted(infos, key=lambda info: not info.live)
     live = next((info.version for info in versions if info.live), None)
-    return {"name": versions[0].name, "live": live, "versions": [version_card(info) for info in versions]}
+    live = live or next((version for version, is_live in unloaded if is_live), None)
+    cards = [version_card(info) for info in versions]
+    for version, is_live in unloaded:
+        cards.append({"name": name, "version": version, "live": is_live, "state": "unloaded"})
+    return {"name": name, "live": live, "versions": cards}
 
 
-def models_list(infos: Sequence[ModelInfo]) -> list[dict[str, Any]]:
-    """One card per model, in the order in which they are served."""
+def models_list(infos: Sequence[ModelInfo], unloaded: Mapping[str, Sequence[UnloadedVersion]]) -> list[dict[str, Any]]:
+    """One card per model, in the order in which they are served; `unloaded` are versions that are loaded when they are
+    asked for."""
     models: dict[str, list[ModelInfo]] = {}
     for info in infos:
         models.setdefault(info.name, []).append(info)
-    return [model_card(versions) for versions in models.values()]
+    names = [*models, *(name for name in unloaded if name not in models)]
+    return [model_card(name, models.get(name, []), unloaded.get(name, ())) for name in names]

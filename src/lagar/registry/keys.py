@@ -103,9 +103,3 @@ def revoke_key(catalog: Catalog, key_id: str, *, who: str | None = None) -> Key:
             connection.execute(table.update().where(table.c.id == key_id).values(revoked_at=now, revoked_by=author))
             record(connection, "key.revoke", key_id, author)
     return next(key for key in list_keys(catalog) if key.id == key_id)
-
-
-def has_valid(keys: Sequence[Key], now: float | None = None) -> bool:
-    """Whether any of the keys opens anything: what `settings.require_auth` asks."""
-    moment = time.time() if now is None else now
-    return any(key.state(moment) == "active" for key in keys)

@@ -18,6 +18,17 @@ if TYPE_CHECKING:  # lagar.types brings numpy, which the supervisor does without
 Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "custom", "form"]
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """The models that a command line asks for."""
+
+    paths: tuple[str, ...] = ()
+    """Files, folders and `s3://BUCKET/PREFIX`."""
+    name: str | None = None
+    code: tuple[str, ...] = ()
+    example: str | None = None
+    trust: bool = False
+
+
 class FormSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """One of the forms that answer for a version."""
 
@@ -68,6 +79,8 @@ class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """What its environment must hold; () for Lagar's own."""
     environment: str | None = None
     """Folder of the environment that it was checked in, for one that has requirements."""
+    memory_bytes: int = 0
+    """What loading it adds to a process, as measured at intake; 0 where that is not known."""
 
 
 class LoadedModel:
@@ -106,7 +119,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     signature: Signature
     live: bool = True
     """True for the version that answers when none is named."""
-    state: Literal["loading", "ready", "failed"] = "ready"
+    state: Literal["ready", "unloaded"] = "ready"
+    """The word "unloaded": it is loaded when it is asked for."""
     libraries: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
     has_preprocess: bool = False
@@ -120,7 +134,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def served_of(forms: Sequence[FormSource]) -> tuple[Served, ...]:
     """Which form answers calls of which size."""
-    lows = [1, *((form.max_rows or 0) + 1 for form in forms[:-1])]
+    lows = [1, *((form.max_rows or 0) + 1 for form in forms[:-1])][: len(forms)]
     return tuple(Served(form.name, low, form.max_rows) for form, low in zip(forms, lows, strict=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from lagar.registry.store import is_sha256
 from lagar.registry.versions import is_name, natural_key
 
 State = Literal["ready", "retired"]
+_AT_ONCE = 500
+"""Names in one query."""
 
 
 class Who(msgspec.Struct, frozen=True):
@@ -72,6 +75,20 @@ class AuditEntry(msgspec.Struct, frozen=True):
 def get(connection: Connection, model: str, ref: str) -> Version:
     """The version with this label or alias; raises NotFound that says what there is."""
     return _version(_row(connection, model, resolve(connection, model, ref)))
+
+
+def get_many(connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Version]:
+    """The versions with these names and labels; those that are not there are left out."""
+    wanted = set(keys)
+    models = sorted({model for model, _ in wanted})
+    found: list[Version] = []
+    for start in range(0, len(models), _AT_ONCE):
+        chosen = tables.versions.c.model.in_(models[start : start + _AT_ONCE])
+        labels_of = sa.select(tables.versions.c.seq, tables.versions.c.model, tables.versions.c.version).where(chosen)
+        seqs = [row.seq for row in connection.execute(labels_of) if (row.model, row.version) in wanted]
+        rows = connection.execute(sa.select(tables.versions).where(tables.versions.c.seq.in_(seqs)))
+        found += map(_version, rows)
+    return found
 
 
 def resolve(connection: Connection, model: str, ref: str) -> str:

@@ -138,6 +138,27 @@ class Releases:
         with self.catalog.read() as connection:
             return records.get(connection, model, ref)
 
+    def get_many(self, keys: Iterable[tuple[str, str]]) -> list[Version]:
+        """The versions with these names and labels; those that are not there are left out."""
+        with self.catalog.read() as connection:
+            return records.get_many(connection, keys)
+
+    def holding(self, sha256: str, limit: int = 50) -> list[Version]:
+        """Versions of any model that have a file with this hash, newest first."""
+        with self.catalog.read() as connection:
+            return records.holding(connection, sha256, limit)
+
+    def relabel(self, manifest: Manifest, who: Who) -> Version | None:
+        """Commit content that is in the store already under another model or label; None when some of it is not.
+
+        Raises what `commit` raises.
+        """
+        records.check(manifest)
+        with self.catalog.write() as connection:
+            if any(self.store.find(entry.sha256) is None for entry in records.entries(manifest)):
+                return None
+            return self._insert(connection, manifest, who, None)
+
     def diff(self, model: str, a: str, b: str) -> Difference:
         """What changes from version a to version b."""
         return difference.compare(self.get(model, a).manifest, self.get(model, b).manifest)
@@ -276,6 +297,11 @@ class Releases:
         with self.catalog.read() as connection:
             return generations.get(connection, generations.last(connection), self._now(connection))
 
+    def current_number(self) -> int:
+        """The number of `current`."""
+        with self.catalog.read() as connection:
+            return generations.last(connection)
+
     def pending(self) -> Generation | None:
         """The generation that waits for servers."""
         with self.catalog.read() as connection:
@@ -355,6 +381,7 @@ class Releases:
             forms=self._forms(manifest) if chosen is manifest.original else (),
             requirements=manifest.requirements if own is not None else (),
             environment=None if own is None else str(self.environments.root / own),
+            memory_bytes=manifest.memory_bytes,
         )
 
     def lock(self, manifest: Manifest) -> str:
@@ -365,6 +392,10 @@ class Releases:
             path = Path(folder) / "lock.txt"
             self.store.fetch(manifest.lock.sha256, path)
             return path.read_text()
+
+    def touch(self, source: ModelSource) -> None:
+        """Say that a laid-out version is still in use: `gc` leaves it for another day."""
+        self._cache.touch(Path(source.folder or source.path).name)
 
     def proof(self, manifest: Manifest) -> Proof | None:
         """The proof that holds on this machine: of what was compiled here, else of the push; None where none does."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from urllib.parse import quote
 
@@ -26,10 +26,11 @@ from lagar.errors import (
     UnsupportedMediaType,
 )
 from lagar.protocols import cards, native, v2
-from lagar.protocols.base import InferRequest, status_of
+from lagar.protocols.base import InferRequest, status_of, timeout_of
 from lagar.registry.model import ModelInfo
 from lagar.server.auth import Gate, challenges, plain_path
 from lagar.server.channel import ServerState
+from lagar.server.demand import Demand
 from lagar.server.exchange import Receive, Scope, Send
 from lagar.server.heads import UPLOAD_PATH
 from lagar.server.lane import OFF_LOOP_ROWS, Endpoint, Headers, written
@@ -52,8 +53,10 @@ class App:
         gate: Gate,
         proxy: ControlProxy,
         infos: Callable[[], tuple[ModelInfo, ...]],
+        demand: Demand,
         *,
         root_path: str,
+        request_timeout_s: float,
     ) -> None:
         self.serving = serving
         """Replaced as a whole by a switch: look at it once per decision."""
@@ -61,6 +64,8 @@ class App:
         self._gate = gate
         self._proxy = proxy
         self._infos = infos
+        self._demand = demand
+        self._timeout_s = request_timeout_s
         self._root = root_path
         self.state = ServerState(ready=False, reason="starting")
         self.draining = False
@@ -102,10 +107,8 @@ class App:
         parts = clean[1:].split("/")
         if (target := _prediction(parts)) is not None:
             _allow(method, "POST")
-            protocol, name, version = target
-            find = partial(self._endpoint, protocol, name, version)
-            await self._predict(scope, receive, send, find, request_id)
-        elif (answer := self._look(parts, method, request_id)) is not None:
+            await self._predict(scope, receive, send, target, request_id)
+        elif (answer := await self._look(parts, method, request_id)) is not None:
             await send_answer(send, *answer)
         else:
             # intake of a pushed version takes as long as its model does; whoever waits for it may leave
@@ -119,33 +122,37 @@ class App:
             return
         protocol, name, version = target
         with contextlib.suppress(NotFound):
-            self._endpoint(protocol, name, version).count(error, status_of(error))
-
-    def _endpoint(self, protocol: str, name: str, version: str | None) -> Endpoint:
-        """Who answers a prediction path now; raises NotFound."""
-        serving = self.serving
-        deployment = serving.router.resolve(name, version) if name else serving.router.resolve_default()
-        return serving.endpoint(deployment, protocol)
+            serving = self.serving
+            deployment = serving.router.resolve(name or serving.router.default_name(), version)
+            serving.endpoint(deployment, protocol).count(error, status_of(error))
 
     # -- predictions
 
     async def _predict(
-        self, scope: Scope, receive: Receive, send: Send, find: Callable[[], Endpoint], request_id: str
+        self, scope: Scope, receive: Receive, send: Send, target: tuple[str, str, str | None], request_id: str
     ) -> None:
-        endpoint = find()
+        protocol, name, version = target
+        name = name or self.serving.router.default_name()
+        label = await self._demand.label(name, version, time.perf_counter() + self._timeout_s)
+        deployment = self.serving.router.get(name, label)
+        endpoint = None if deployment is None else self.serving.endpoint(deployment, protocol)
         try:
             _check_coding(scope)
             body = await read_body(receive)
             if body is None:
                 return
             received = time.perf_counter()
-            request = None
-            while request is None or endpoint.retired:  # a switch may take place while a body comes or is parsed
-                endpoint = find()
-                request = await _decoded(scope, endpoint, body, request_id)
+            deadline = received + self._patience_s(_header(scope, b"timeout"))
             waiter = Waiter(asyncio.get_running_loop())
-            call = endpoint.call(request, waiter, received)
-            self._batcher.submit(call)
+            call = None
+            while call is None:
+                async with self._demand.version(name, version, deadline) as deployment:
+                    endpoint = self.serving.endpoint(deployment, protocol)
+                    request = await _decoded(scope, endpoint, body, request_id)
+                    if not endpoint.retired:  # by a switch, while the body was parsed
+                        call = endpoint.call(request, waiter, received)
+                        self._batcher.submit(call)
+            assert endpoint is not None
             try:
                 await waiter.future
             finally:
@@ -156,10 +163,14 @@ class App:
             large = call.n > OFF_LOOP_ROWS
             answer, media = await asyncio.to_thread(endpoint.encode, call) if large else endpoint.encode(call)
         except RequestError as error:
+            if endpoint is None:
+                raise
             endpoint.count(error, status_of(error))
             await send_answer(send, *endpoint.refuse(error, request_id))
             return
         except Exception as error:
+            if endpoint is None:
+                raise
             log.exception("a prediction failed", extra={"request_id": request_id})
             endpoint.count(None, 500)
             await send_answer(send, *endpoint.refuse(error, request_id))
@@ -169,12 +180,19 @@ class App:
         headers = [(b"content-type", media.encode("ascii")), (b"x-request-id", request_id.encode("ascii"))]
         await send_answer(send, 200, headers, answer)
 
+    def _patience_s(self, timeout: str | None) -> float:
+        """How long a request waits for its version to be loaded; a time-out that is none is refused with its body."""
+        with contextlib.suppress(InvalidInput):
+            return min(self._timeout_s, timeout_of(timeout))
+        return self._timeout_s
+
     # -- everything that is only looked at
 
-    def _look(self, parts: list[str], method: str, request_id: str) -> tuple[int, Headers, bytes] | None:
+    async def _look(self, parts: list[str], method: str, request_id: str) -> tuple[int, Headers, bytes] | None:
         answer = self._health(parts)
         if answer is None:
-            answer = self._v2_metadata(parts) if parts[0] == "v2" else self._native_metadata(parts)
+            metadata = self._v2_metadata(parts) if parts[0] == "v2" else self._native_metadata(parts)
+            answer = await metadata
         if answer is None:
             return None
         _allow(method, "GET")
@@ -203,50 +221,59 @@ class App:
         reason = "the server is shutting down" if self.draining else self.state.reason
         return _json(503, {"status": "unavailable", "reason": reason})
 
-    def _v2_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
+    @contextlib.asynccontextmanager
+    async def _loaded(self, name: str, ref: str | None) -> AsyncIterator[Deployment]:
+        """The version that a path names, loaded for as long as the block takes; raises as `Demand.version`."""
+        async with self._demand.version(name, ref, time.perf_counter() + self._timeout_s) as deployment:
+            yield deployment
+
+    async def _v2_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
             case ["v2"]:
                 return 200, v2.server_metadata(), b"application/json"
             case ["v2", "models", name, "ready"]:
-                return self._model_ready(name, None)
+                return await self._model_ready(name, None)
             case ["v2", "models", name, "versions", version, "ready"]:
-                return self._model_ready(name, version)
+                return await self._model_ready(name, version)
             case ["v2", "models", name]:
-                return self._v2_model(name, None)
+                return await self._v2_model(name, None)
             case ["v2", "models", name, "versions", version]:
-                return self._v2_model(name, version)
+                return await self._v2_model(name, version)
         return None
 
-    def _model_ready(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
-        deployment = self.serving.router.resolve(name, version)
-        return 200, v2.model_ready(deployment.name), b"application/json"
+    async def _model_ready(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
+        """Whether a prediction would find it; this path is open to all, so nothing is loaded for it."""
+        await self._demand.label(name, version, time.perf_counter() + self._timeout_s)
+        return 200, v2.model_ready(name), b"application/json"
 
-    def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
-        deployment = self.serving.router.resolve(name, version)
-        versions = [info.version for info in self._infos() if info.name == name]
-        return 200, v2.model_metadata(name, versions, deployment.kind, deployment.signature), b"application/json"
+    async def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
+        async with self._loaded(name, version) as deployment:
+            versions = [info.version for info in self._infos() if info.name == name]
+            return 200, v2.model_metadata(name, versions, deployment.kind, deployment.signature), b"application/json"
 
-    def _native_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
+    async def _native_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
             case ["models"]:
-                return _json(200, {"models": cards.models_list(self._infos())})
+                return _json(200, {"models": cards.models_list(self._infos(), self.serving.router.unloaded())})
             case ["models", name] | ["models", name, "versions"]:
-                self.serving.router.resolve(name)
-                return _json(200, cards.model_card([info for info in self._infos() if info.name == name]))
+                async with self._loaded(name, None):
+                    infos = [info for info in self._infos() if info.name == name]
+                    return _json(200, cards.model_card(name, infos, self.serving.router.unloaded_of(name)))
             case ["models", name, "versions", version]:
-                self.serving.router.resolve(name, version)
-                infos = [info for info in self._infos() if (info.name, info.version) == (name, version)]
-                return _json(200, cards.version_card(infos[0]))
+                async with self._loaded(name, version) as deployment:
+                    infos = [info for info in self._infos() if (info.name, info.version) == _key(deployment)]
+                    return _json(200, cards.version_card(infos[0]))
             case ["example"]:
-                return self._example(self.serving.router.resolve_default())
+                return await self._example(self.serving.router.default_name(), None)
             case ["models", name, "example"]:
-                return self._example(self.serving.router.resolve(name))
+                return await self._example(name, None)
             case ["models", name, "versions", version, "example"]:
-                return self._example(self.serving.router.resolve(name, version))
+                return await self._example(name, version)
         return None
 
-    def _example(self, deployment: Deployment) -> tuple[int, bytes, bytes]:
-        return 200, cards.example_body(deployment), b"application/json"
+    async def _example(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
+        async with self._loaded(name, version) as deployment:
+            return 200, cards.example_body(deployment), b"application/json"
 
 
 class Waiter:
@@ -270,6 +297,10 @@ async def send_answer(send: Send, status: int, headers: Headers, body: bytes) ->
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+def _key(deployment: Deployment) -> tuple[str, str]:
+    return deployment.name, deployment.version
 
 
 def strip_root(path: str, root: str) -> str:

@@ -289,6 +289,12 @@ def challenges(path: str, accept: str = "") -> tuple[bytes, ...]:
     return (CHALLENGE, BASIC_CHALLENGE) if wants_page else (CHALLENGE,)
 
 
+def has_valid(rows: Iterable[KeyRow], now: float | None = None) -> bool:
+    """Whether any of the keys opens anything: what `settings.require_auth` asks."""
+    moment = time.time() if now is None else now
+    return any(row.expires_at is None or row.expires_at > moment for row in rows)
+
+
 def key_rows(keys: Iterable[Key]) -> tuple[KeyRow, ...]:
     """What the workers are told of the catalog's keys; a revoked one travels as expired, so that it is still named."""
     return tuple(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from lagar.registry.model import ModelInfo, ModelSource
+from lagar.registry.model import Asked, ModelInfo, ModelSource
 from lagar.settings import ServerSettings
 
 
@@ -40,12 +40,17 @@ class WorkerBoot(msgspec.Struct, frozen=True, tag="worker_boot"):
     """Model → the version that answers when none is named."""
     control_socket: str
     metrics_dir: str
-    keys: tuple[KeyRow, ...]
+    keys: tuple[KeyRow, ...] | None
+    """None: they will be told, and no connection may be accepted before."""
     port: int
     """The bound port."""
     weights: dict[str, dict[str, int]] = {}
     """Model → version → share of the traffic, for models whose traffic is split."""
     generation: int = 0
+    memory_bytes: int = 0
+    """What its versions may take; 0: no bound."""
+    from_catalog: bool = False
+    """True: control knows versions beyond `sources`, and says where they lie."""
     hold: bool = False
     """True: load, but accept no connection before Commit."""
 
@@ -61,8 +66,12 @@ class ControlBoot(msgspec.Struct, frozen=True, tag="control_boot"):
     port: int
     url: str = ""
     """The server's own address, for its lease."""
-    from_catalog: bool = False
-    """True: this server answers with what the catalog says is in production."""
+    asked: Asked = Asked()
+    """The paths that were given; none: this server answers with what the catalog says is in production."""
+    cores: int = 1
+    """How many models may be taken in at once."""
+    sources: tuple[ModelSource, ...] = ()
+    """What the workers answer with, for a control process that takes another one's place."""
     server_id: str = ""
     """The server's name in the catalog, the same for every control process of its life."""
     generation: int = -1
@@ -78,6 +87,11 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """Child → supervisor, every `BEAT_S` from its ready message on, and supervisor → control: its event loop turns."""
 
+    waiting: float = 0.0
+    """Of a worker: requests that waited for their turn since the last beat, on average."""
+    busy: float = 0.0
+    """Share of the time since then in which it computed."""
+
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """Child → supervisor: it cannot start; the message is for the person at the terminal."""
@@ -87,7 +101,11 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
-    """Control → supervisor → workers: load this set beside the one in use, and say whether it would serve."""
+    """Control → supervisor → workers: load what is new in this set beside the one in use, and say whether it would
+    serve.
+
+    Only some of what is live is in `sources`: all that was not live before, and what a new process loads at its start.
+    """
 
     generation: int
     sources: tuple[ModelSource, ...]
@@ -111,6 +129,37 @@ class Commit(msgspec.Struct, frozen=True, tag="commit"):
     generation: int
 
 
+class Want(msgspec.Struct, frozen=True, tag="want"):
+    """Worker → supervisor → control: which version of the catalog is meant, and where its files lie."""
+
+    number: int
+    """The worker's own, for the answer."""
+    model: str
+    ref: str
+    """A label or an alias."""
+    lay_out: bool = True
+    """False: only its label is asked for."""
+    worker: int = 0
+    """The pid of who asks; the supervisor fills it in."""
+
+
+class Have(msgspec.Struct, frozen=True, tag="have"):
+    """Control → supervisor → worker: the answer to Want."""
+
+    number: int
+    worker: int
+    version: str = ""
+    """The label."""
+    source: ModelSource | None = None
+    code: str = ""
+    """Why there is none, as the error's code: "not_found" where nobody knows or may load the version."""
+    message: str = ""
+
+
+class Changed(msgspec.Struct, frozen=True, tag="changed"):
+    """Control → supervisor → workers: the catalog has changed; what was asked of it before may not hold any more."""
+
+
 class Lapsed(msgspec.Struct, frozen=True, tag="lapsed"):
     """Control → supervisor: why this server cannot follow the catalog; "" when it can again."""
 
@@ -124,7 +173,7 @@ class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
 
 
 class ControlReady(msgspec.Struct, frozen=True, tag="control_ready"):
-    """Control → supervisor: its socket answers."""
+    """Control → supervisor: the catalog is open, and whoever asks on its socket is answered."""
 
 
 class ServerState(msgspec.Struct, frozen=True, tag="state"):
@@ -157,7 +206,7 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
 
 Message = (
     WorkerBoot | ControlBoot | Loaded | Alive | Failed | ControlReady | ServerState | Models | Keys | Drain
-    | Prepare | Prepared | Commit | Abandon | Lapsed
+    | Prepare | Prepared | Commit | Abandon | Lapsed | Want | Have | Changed
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()
@@ -198,10 +247,10 @@ class Channel:
         while (message := await self.receive()) is not None:
             yield message
 
-    async def beat(self) -> None:
-        """Say for ever that this process lives."""
+    async def beat(self, pulse: Callable[[], Alive] = Alive) -> None:
+        """Say for ever that this process lives, in the words of `pulse`."""
         while True:
-            self.send(Alive())
+            self.send(pulse())
             await asyncio.sleep(BEAT_S)
 
     async def close(self) -> None:

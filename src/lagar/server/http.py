@@ -190,6 +190,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         server = self.server
+        if server.draining:
+            self._since = time.monotonic()  # the sweep's clock is up to a second old: all the time it is given
         server.connections.add(self)
         server.accepted.add()
         server.connection_gauge.set(len(server.connections))
@@ -513,10 +515,10 @@ class Connection(asyncio.Protocol):
         """The server is going: close if idle, at once or after a while, else with the answer."""
         if self._state is not State.HEAD or self._buffer:
             return
-        if self.server.patient:
-            self._since = time.monotonic()
-        elif self._requests:
+        if self._requests and not self.server.patient:
             self.transport.close()
+        else:
+            self._since = time.monotonic()
 
     def check_time(self, now: float) -> None:
         """Close or answer a connection that has been in one state for too long."""

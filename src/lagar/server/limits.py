@@ -6,9 +6,12 @@ lose 10 to 90 times their speed (xgboost#7653, LightGBM#7399).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path, PurePosixPath
+
+from lagar.settings import worker_range
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -46,9 +49,29 @@ def quota(root: Path = Path("/")) -> float:
     return least
 
 
-def worker_count(asked: int, available: float) -> int:
-    """The workers to start: as asked, or one per whole core (at least one) when 0 is asked."""
-    return asked if asked > 0 else max(1, math.floor(available))
+def worker_counts(asked: int | str, available: float) -> tuple[int, int]:
+    """The least and the most workers: as asked, or one per whole core (at least one) when 0 is asked."""
+    least, most = worker_range(asked) or (0, 0)
+    return (least, most) if least > 0 else (max(1, math.floor(available)),) * 2
+
+
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Memory that this process may use: the least of the machine's and the limit of every cgroup above it."""
+    least = 1 << 62
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        least = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+    for controllers, group in _groups(root):
+        if controllers == "":
+            folders, name = _folders(root, ("sys/fs/cgroup", "sys/fs/cgroup/unified"), group), "memory.max"
+        elif "memory" in controllers.split(","):
+            folders, name = _folders(root, ("sys/fs/cgroup/memory",), group), "memory.limit_in_bytes"
+        else:
+            continue
+        for folder in folders:
+            with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
+                least = min(least, int((folder / name).read_text()))
+    return least
 
 
 def thread_count(workers: int, available: float) -> int:

@@ -6,31 +6,21 @@ import asyncio
 import resource
 import ssl
 import sys
-from pathlib import Path
 
 import msgspec
 
 from lagar.errors import SettingsError
 from lagar.logs import open_log
-from lagar.registry.model import ModelInfo, ModelSource
+from lagar.registry.home import open_home
+from lagar.registry.model import Asked, ModelInfo
 from lagar.server import limits
 from lagar.server.hosts import Hosts
 from lagar.server.sockets import Listeners, open_listeners, open_unix_listener
-from lagar.server.supervisor import Folders, Served, Supervisor
-from lagar.settings import LoadedSettings, ServerSettings, catalog_url, child_environment, no_colour, require_auth
+from lagar.server.supervisor import Folders, Supervisor
+from lagar.settings import LoadedSettings, ServerSettings, child_environment, no_colour, worker_range
 
 SPARE_FILES = 1024
 """Open files of a process beside its connections: libraries, models, sockets."""
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """The models that the command line asks for."""
-
-    paths: tuple[Path, ...]
-    name: str | None = None
-    code: tuple[Path, ...] = ()
-    example: Path | None = None
-    trust: bool = False
 
 
 def serve(loaded: LoadedSettings, asked: Asked) -> int:
@@ -39,23 +29,13 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
     Raises SetupError, one line, for everything that keeps it from starting: the models, the keys, the certificate,
     the address, the home.
     """
-    # SQLAlchemy and the catalog are needed at the start only; the workers are told the keys
-    from lagar.registry.catalog import open_catalog
-    from lagar.registry.home import open_home
-    from lagar.registry.keys import has_valid, list_keys
-    from lagar.server.auth import key_rows
-
     settings = loaded.server
-    served = find_served(asked)
-    check_default_model(settings, served)
+    check_watch(settings, asked)
     check_tls(settings)
     home = open_home(loaded.home)
-    with open_catalog(home, catalog_url()) as catalog:
-        keys = list_keys(catalog)
-    require_auth(settings, has_valid(keys))
     available = limits.cores()
-    workers = limits.worker_count(settings.workers, available)
-    threads = limits.thread_count(workers, available)
+    workers, most_workers = limits.worker_counts(settings.workers, available)
+    threads = limits.thread_count(most_workers, available)
     log = open_log(settings.log_format, settings.log_level, no_colour=no_colour(), process="supervisor")
     allow_open_files(settings.max_connections + SPARE_FILES)
     environment = child_environment(limits.thread_variables(threads) | {"PYTHONUNBUFFERED": "1"})
@@ -69,17 +49,18 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
             with open_unix_listener(folders.control_socket) as control_listener:
                 supervisor = Supervisor(
                     settings=settings,
-                    served=served,
+                    asked=asked,
+                    cores=max(1, int(available)),
                     folders=folders,
                     listeners=listeners,
                     control_listener=control_listener,
-                    keys=key_rows(keys),
                     threads=threads,
                     environment=environment,
                     log=log,
                     announce=lambda models: write_ready_line(settings, listeners, models),
-                    find_served=lambda: find_served(asked),
                     url=server_url(settings, listeners.port),
+                    memory_bytes=settings.max_memory or limits.memory_bytes() * 3 // 4,
+                    most_workers=most_workers,
                 )
                 hosts = Hosts(run_folder, environment, settings.host_idle_s, log)
                 return asyncio.run(_run(supervisor, hosts))
@@ -92,31 +73,12 @@ async def _run(supervisor: Supervisor, hosts: Hosts) -> int:
         return await supervisor.run()
 
 
-def find_served(asked: Asked) -> Served:
-    """What the paths hold now, and every path whose change matters."""
-    if not asked.paths:
-        return Served((), {}, from_catalog=True)
-    from lagar.intake.inspect import find_models
-
-    found = find_models(
-        list(asked.paths), name=asked.name, code=list(asked.code), example=asked.example, trust=asked.trust
-    )
-    given = [*asked.paths, *asked.code, *([asked.example] if asked.example else [])]
-    watched = {path.expanduser().absolute() for path in given}
-    for source in found.sources:
-        watched.update(map(Path, _files_of(source)))
-    return Served(found.sources, found.live, tuple(sorted(watched)), skipped=found.skipped)
-
-
-def _files_of(source: ModelSource) -> list[str]:
-    return [path for path in (source.path, source.folder, source.handlers, *source.code) if path is not None]
-
-
-def check_default_model(settings: ServerSettings, served: Served) -> None:
-    """Raise SettingsError when the default model is not among those served."""
-    if settings.default_model and not served.from_catalog and settings.default_model not in served.live:
+def check_watch(settings: ServerSettings, asked: Asked) -> None:
+    """Raise SettingsError when there is nothing to watch."""
+    if settings.watch and not asked.paths:
         raise SettingsError(
-            f"default_model must be one of the models served ({', '.join(served.live)}), got {settings.default_model!r}"
+            "watch is for paths, and none was given: lagar serve FOLDER --watch; without paths the server follows "
+            "the catalog anyway"
         )
 
 
@@ -163,11 +125,14 @@ def write_ready_line(settings: ServerSettings, listeners: Listeners, models: tup
     """The last line of the start, on stderr: what is served, and where."""
     url, names = server_url(settings, listeners.port), [f"{model.name}@{model.version}" for model in models]
     workers = len(listeners.sockets)
+    _, most = worker_range(settings.workers) or (0, 0)
+    more = {"max_workers": most} if most > workers else {}
     if settings.log_format == "json":
         line = msgspec.json.encode(
-            {"event": "ready", "url": url, "port": listeners.port, "models": names, "workers": workers}
+            {"event": "ready", "url": url, "port": listeners.port, "models": names, "workers": workers} | more
         ).decode()
     else:
-        line = f"lagar: ready at {url}  models: {' '.join(names) or 'none'}  workers: {workers}"
+        more_words = f" (up to {most})" if more else ""
+        line = f"lagar: ready at {url}  models: {' '.join(names) or 'none'}  workers: {workers}{more_words}"
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

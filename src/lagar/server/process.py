@@ -66,6 +66,10 @@ class Child:
         """time.monotonic() of its becoming ready."""
         self.silent_s = 0.0
         """For how long nothing was heard of it, once it serves; the supervisor counts."""
+        self.waiting = 0.0
+        """Requests that waited for their turn in the second before its last word, on average."""
+        self.busy = 0.0
+        """Share of that second in which it computed."""
         self._process = process
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = loop.create_future()

@@ -1,6 +1,7 @@
 """What a worker answers with: loaded versions, who is live, their endpoints and hot paths.
 
-A `Serving` is put together beside the one in use and takes its place in one assignment; nothing in it changes later.
+A `Serving` is put together beside the one in use and takes its place in one assignment. What is live never changes in
+it; versions are added when they are asked for, and removed when their memory is needed.
 """
 
 from __future__ import annotations
@@ -50,39 +51,54 @@ class Loader:
         self._threads = threads
         self._queue_rows = max(1, settings.queue_rows // workers)
 
-    async def load(self, source: ModelSource, *, in_thread: bool) -> Deployment:
-        """A loaded, warm and measured version; raises SetupError. `in_thread` while the loop has requests to answer."""
-        deployment = await asyncio.to_thread(self._open, source) if in_thread else self._open(source)
+    async def load(self, source: ModelSource, *, in_thread: bool, apart: bool = False) -> Deployment:
+        """A loaded, warm and measured version; raises SetupError. `in_thread` while the loop has requests to answer.
+
+        `apart` loads it in a process of its own, so that this one imports nothing; of the registry's versions only.
+        """
+        deployment = await asyncio.to_thread(self._open, source, apart) if in_thread else self._open(source, apart)
         assert deployment.model.probe is not None, "runtimes.load leaves the rows that it has tried"
         await deployment.isolate_if_needed(deployment.model.probe.slice(0, 1), self._threads)
         return deployment
 
-    def _open(self, source: ModelSource) -> Deployment:
-        try:
-            model, installed = self._model(source)
-            deployment = Deployment(model, self._metrics, max_queue_rows=self._queue_rows)
-            assert model.probe is not None
-            if source.manifest is not None:
-                golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor, installed)
-            deployment.warm_up(model.probe.slice(0, 1))
-        except LagarError:
-            raise
-        except Exception as error:
-            log.exception("loading failed")
-            raise LoadFailed(f"{Path(source.path).name}: loading failed with {type(error).__name__}: {error}") from None
+    def _open(self, source: ModelSource, apart: bool) -> Deployment:
+        with contextlib.ExitStack() as undo:
+            try:
+                model, installed = self._model(source, apart=apart)
+                undo.callback(_close_quietly, model)
+                deployment = Deployment(model, self._metrics, max_queue_rows=self._queue_rows)
+                assert model.probe is not None
+                if source.manifest is not None:
+                    golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor, installed)
+                deployment.warm_up(model.probe.slice(0, 1))
+            except LagarError:
+                raise
+            except Exception as error:
+                log.exception("loading failed")
+                name = Path(source.path).name
+                raise LoadFailed(f"{name}: loading failed with {type(error).__name__}: {error}") from None
+            undo.pop_all()
         for warning in model.warnings:
             log.warning("%s@%s: %s", source.name, source.version, warning)
         return deployment
 
-    def _model(self, source: ModelSource) -> tuple[LoadedModel, Mapping[str, str] | None]:
+    def _model(self, source: ModelSource, *, apart: bool) -> tuple[LoadedModel, Mapping[str, str] | None]:
         """A loaded model, and what is installed where it runs if that is not here."""
         python = interpreter(source)
-        if python is None:
+        if python is None and not apart:
             return runtimes.load(source, threads=self._threads), None
         hosted = HostedPredictor(source, self._threads, python=python, hosts=self._hosts)
         facts = hosted.facts
         loaded = contract.keep_apart(source, hosted, hosted.handlers, facts.libraries, facts.warnings)
         return loaded, facts.installed
+
+
+def _close_quietly(model: LoadedModel) -> None:
+    """What a refused version holds: its host, files of the user's own class."""
+    try:
+        model.predictor.close()
+    except Exception:
+        log.exception("closing model %s@%s failed", model.source.name, model.source.version)
 
 
 def interpreter(source: ModelSource) -> str | None:
@@ -123,18 +139,37 @@ class Serving:
         weights: Mapping[str, Mapping[str, int]],
         settings: ServerSettings,
         gate: Gate,
+        before: Serving | None = None,
     ) -> None:
+        """`before` is the one whose place it takes: what both hold is taken from it."""
         self.generation = generation
-        self.router = Router(deployments, dict(live), weights, default=settings.default_model)
+        self.router = Router((), live, weights, default=settings.default_model)
         self._settings = settings
         self._gate = gate
-        self._endpoints = {
-            (deployment.name, deployment.version): self._adapted(deployment) for deployment in self.router.deployments
-        }
-        self._hot = self._hot_paths() if settings.fast_lane else {}
+        self._endpoints: dict[Deployment, dict[str, Endpoint]] = {}
+        self._hot: dict[bytes, Route] = {}
+        self._hot_of: dict[str, list[bytes]] = {}
+        known = {} if before is None else before._endpoints
+        for deployment in deployments:
+            self.router.add(deployment)
+            self._endpoints[deployment] = known.get(deployment) or self._adapted(deployment)
+        for name in {deployment.name for deployment in self.router.deployments}:
+            self._find_hot_paths(name)
+
+    def add(self, deployment: Deployment) -> None:
+        """A version that was loaded since."""
+        self.router.add(deployment)
+        self._endpoints[deployment] = self._adapted(deployment)
+        self._find_hot_paths(deployment.name)
+
+    def remove(self, deployment: Deployment) -> None:
+        """A version that is unloaded: its paths are cold from now on."""
+        self.router.remove(deployment)
+        del self._endpoints[deployment]
+        self._find_hot_paths(deployment.name)
 
     def endpoint(self, deployment: Deployment, protocol: str) -> Endpoint:
-        return self._endpoints[deployment.name, deployment.version][protocol]
+        return self._endpoints[deployment][protocol]
 
     def hot_route(self, head: Head) -> Route | None:
         """The way of a request that may take the fast lane, None for the ASGI lane."""
@@ -166,23 +201,35 @@ class Serving:
             for name, adapter in adapters.items()
         }
 
-    def _hot_paths(self) -> dict[bytes, Route]:
-        """Exact path → route, with and without the proxy's prefix."""
-        paths: dict[str, Route] = {}
-        for deployment in self.router.deployments:
-            name, version = deployment.name, deployment.version
-            endpoints = self._endpoints[name, version]
-            paths[f"/models/{name}/versions/{version}/predict"] = Route(self, endpoints["native"])
-            paths[f"/v2/models/{name}/versions/{version}/infer"] = Route(self, endpoints["v2"])
-        for name in self.router.live_names:
-            split = self.router.is_split(name)
-            endpoints = self._endpoints[name, self.router.live_version(name)]
-            paths[f"/models/{name}/predict"] = Route(self, endpoints["native"], split=split)
-            paths[f"/v2/models/{name}/infer"] = Route(self, endpoints["v2"], split=split)
-            if name == self.router.default:
-                paths["/predict"] = Route(self, endpoints["native"], split=split)
+    def _find_hot_paths(self, name: str) -> None:
+        """Exact path → route for one model, with and without the proxy's prefix."""
+        for path in self._hot_of.pop(name, ()):
+            del self._hot[path]
+        if not self._settings.fast_lane:
+            return
         prefixes = {"", self._settings.root_path}
-        return {(prefix + path).encode("ascii"): route for path, route in paths.items() for prefix in prefixes}
+        routes = {
+            (prefix + path).encode("ascii"): route for path, route in self._routes(name).items() for prefix in prefixes
+        }
+        self._hot.update(routes)
+        if routes:
+            self._hot_of[name] = list(routes)
+
+    def _routes(self, name: str) -> dict[str, Route]:
+        routes: dict[str, Route] = {}
+        for deployment in self.router.versions(name):
+            endpoints, version = self._endpoints[deployment], deployment.version
+            routes[f"/models/{name}/versions/{version}/predict"] = Route(self, endpoints["native"])
+            routes[f"/v2/models/{name}/versions/{version}/infer"] = Route(self, endpoints["v2"])
+        shares = [self.router.get(name, version) for version in self.router.answering(name)]
+        if not shares or shares[0] is None or None in shares:
+            return routes  # not live, or a version that has a share of the traffic must be loaded first
+        split, endpoints = len(shares) > 1, self._endpoints[shares[0]]
+        routes[f"/models/{name}/predict"] = Route(self, endpoints["native"], split=split)
+        routes[f"/v2/models/{name}/infer"] = Route(self, endpoints["v2"], split=split)
+        if name == self.router.default:
+            routes["/predict"] = Route(self, endpoints["native"], split=split)
+        return routes
 
 
 class Route:

@@ -7,6 +7,7 @@ keeps them open, connections that arrive while a worker is away wait for its suc
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -28,6 +29,10 @@ _REFUSE_SYN = (  # classic BPF over the TCP header: drop SYN without ACK, let ev
     (0x06, 0, 0, 0),  # drop
     (0x06, 0, 0, 0xFFFFFFFF),  # pass
 )
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_SO_DETACH_REUSEPORT_BPF = 68
+_RANDOM = 0xFFFFF000 + 56
+"""The offset at which classic BPF reads a random number."""
 _TCP_INFO_UNACKED = 24
 """Offset of tcpi_unacked: for a listening socket the number of connections that wait to be accepted."""
 
@@ -47,6 +52,37 @@ class Listeners:
         """
         for sock in self.sockets:
             refuse_connections(sock)
+
+    def add(self) -> socket.socket:
+        """One more socket, bound and not listening: no connection goes there before its worker listens."""
+        sock = _tcp_socket(self.sockets[0].family)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(self.sockets[0].getsockname())
+        except OSError:
+            sock.close()
+            raise
+        self.sockets.append(sock)
+        return sock
+
+    def spare_last(self) -> None:
+        """Let new connections go to all but the socket that began to listen last; it goes on with those it has.
+
+        The kernel chooses among the sockets of a port by a program: the last one keeps its place in their order as long
+        as only last ones are removed. Where it takes none, that socket drops the SYN packets of new connections, which
+        their clients send again after a second.
+        """
+        if not _choose_among(self.sockets[0], len(self.sockets) - 1):
+            refuse_connections(self.sockets[-1])
+
+    def use_all(self) -> None:
+        """Let the kernel choose among all sockets again, by a hash of the addresses."""
+        with contextlib.suppress(OSError):  # there was no program
+            self.sockets[0].setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
+
+    def drop_last(self) -> None:
+        """Close this process's copy of the last socket; its worker closes it when it has accepted what waits there."""
+        self.sockets.pop().close()
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -110,6 +146,20 @@ def refuse_connections(sock: socket.socket) -> bool:
     try:
         sock.setsockopt(
             socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_REFUSE_SYN), ctypes.addressof(memory))
+        )
+    except OSError:
+        return False
+    return True
+
+
+def _choose_among(sock: socket.socket, count: int) -> bool:
+    """Spread the new connections of a port over the first `count` of its sockets; False where the kernel cannot."""
+    steps = ((0x20, 0, 0, _RANDOM), (0x94, 0, 0, count), (0x16, 0, 0, 0))  # return a random number modulo count
+    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    memory = ctypes.create_string_buffer(program, len(program))
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", len(steps), ctypes.addressof(memory))
         )
     except OSError:
         return False

@@ -19,18 +19,21 @@ from typing import Any
 
 import msgspec
 
-from lagar.errors import LoadFailed, SetupError
+from lagar.errors import LoadFailed, SettingsError, SetupError, setup_error
 from lagar.logs import Log
-from lagar.registry.model import ModelInfo, ModelSource
+from lagar.registry.model import Asked, ModelInfo, ModelSource
+from lagar.server.auth import has_valid
 from lagar.server.channel import (
     BEAT_S,
     Abandon,
     Alive,
+    Changed,
     Commit,
     ControlBoot,
     ControlReady,
     Drain,
     Failed,
+    Have,
     KeyRow,
     Keys,
     Lapsed,
@@ -40,13 +43,14 @@ from lagar.server.channel import (
     Prepare,
     Prepared,
     ServerState,
+    Want,
     WorkerBoot,
 )
+from lagar.server.growth import Growth
 from lagar.server.process import Child, Phase, advance, start_child
 from lagar.server.sockets import Listeners, waiting_connections
 from lagar.server.switch import Switch
-from lagar.server.watch import Watch
-from lagar.settings import ServerSettings
+from lagar.settings import ServerSettings, require_auth
 
 STEADY_S = 10.0
 """A child that served this long and then died is restarted without delay."""
@@ -55,31 +59,29 @@ PATIENT_DEADLINES = 3
 PATIENT_GRACE_S = 10.0
 """A child that is silent for so many deadlines of a request and this time is replaced: it is stopped, or it holds the
 interpreter and did not end itself."""
-WATCH_INTERVAL_S = 1.0
 CONTROL_DRAIN_S = 5.0
 RETIRE_GRACE_S = 2.0
 """Beyond the drain time-out, at whose end a retired worker ends itself."""
 ECHO_S = 0.1
 """A second signal so soon is the first one again: `timeout` and `uv run` pass on what the terminal has also sent."""
+HANDSHAKE_S = 1.0
+"""A connection whose first packet went to a socket is there after this time."""
 ACCEPT_QUEUE_S = 2.0
 """At most this long the workers are given to accept the connections that were waiting when the drain began."""
+
+CONTROL_AWAY = "the control process is being restarted: whether there is such a version is not known; try again"
 
 WORKER = "lagar.server.worker"
 CONTROL = "lagar.control.main"
 
 
 class Served(msgspec.Struct, frozen=True):
-    """The models to serve, and where on disk to look for changes of them."""
+    """The versions that the workers answer with, as control has said."""
 
-    sources: tuple[ModelSource, ...]
-    live: dict[str, str]
-    watched: tuple[Path, ...] = ()
+    sources: tuple[ModelSource, ...] = ()
+    live: dict[str, str] = {}
     weights: dict[str, dict[str, int]] = {}
     """Model → version → share, where several versions share a model's traffic."""
-    from_catalog: bool = False
-    """True: control says what is served, now and whenever the catalog changes."""
-    skipped: tuple[str, ...] = ()
-    """One line per file of a folder that looks like a model and is not served."""
 
 
 class Folders(msgspec.Struct, frozen=True):
@@ -103,6 +105,8 @@ class Post:
         self.deaths = 0
         self.filled = asyncio.Event()
         """Set while its process serves."""
+        self.leaves = False
+        """True once it is given up: nobody follows its process."""
         self.handed_over: asyncio.Future[None] | None = None
         """Done when another process has taken over from the one whose end is waited for."""
 
@@ -131,34 +135,42 @@ class Supervisor:
     def __init__(
         self,
         settings: ServerSettings,
-        served: Served,
+        asked: Asked,
+        cores: int,
         folders: Folders,
         listeners: Listeners,
         control_listener: socket.socket,
-        keys: tuple[KeyRow, ...],
         threads: int,
         environment: Mapping[str, str],
         log: Log,
         announce: Callable[[tuple[ModelInfo, ...]], None],
-        find_served: Callable[[], Served],
         url: str,
+        memory_bytes: int,
+        most_workers: int,
     ) -> None:
+        """`memory_bytes` is what loaded versions may take over all workers; `most_workers` how many may be added."""
         self._url = url
+        self._memory_bytes = memory_bytes
+        self._most_workers = most_workers
         self._id = secrets.token_hex(8)
-        self._lapsed = "starting: nothing has been heard of the catalog" if served.from_catalog else ""
+        self._lapsed = "" if asked.paths else "starting: nothing has been heard of the catalog"
         """Why control cannot follow the catalog."""
+        self._begun = False
+        """True once the workers are kept."""
         self._committed = -1
         """The catalog's generation that the workers answer with."""
         self._settings = settings
-        self._served = served
+        self._asked = asked
+        self._cores = cores
+        self._served = Served()
         self._folders = folders
         self._listeners = listeners
-        self._keys = keys
+        self._keys: tuple[KeyRow, ...] | None = None
+        """None until control has read them: nothing is answered before."""
         self._threads = threads
         self._environment = environment
         self._log = log
         self._announce = announce
-        self._find_served = find_served
         self._workers = [Post(f"worker {i}", WORKER, sock, i) for i, sock in enumerate(listeners.sockets)]
         self._control = Post("control", CONTROL, control_listener)
         self._phase = Phase.STARTING
@@ -169,7 +181,7 @@ class Supervisor:
         self._stopped_at = 0.0
         """time.monotonic() of the signal that began the drain."""
         self._generation = 0
-        """Grows when --debug sees changed files."""
+        """Grows with each switch."""
         self._models_generation = -1
         self._state = ServerState(ready=False, reason="starting", workers=len(self._workers))
         self._switch = Switch(self._workers, self._start_held)
@@ -182,17 +194,13 @@ class Supervisor:
         second signal cut it short. Raises SetupError when the server cannot start.
         """
         self._end: asyncio.Future[int | SetupError] = asyncio.get_running_loop().create_future()
-        for line in self._served.skipped:
-            self._log.warning(line)
         with _signals(self._stop):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._run(self._keep(self._control))
-                if not self._served.from_catalog:
-                    self._keep_workers()
                 self._run(self._notice_silence())
-                if self._settings.debug:
-                    self._run(self._reload_on_change())
+                if self._most_workers > len(self._workers):
+                    self._run(self._follow_load())
                 try:
                     outcome = await self._end
                 finally:
@@ -227,6 +235,8 @@ class Supervisor:
             await _first_of(child.exited, post.handed_over)
             if self._phase not in (Phase.STARTING, Phase.SERVING):
                 return
+            if post.leaves:
+                return
             if post.active is child:
                 await self._mourn(post, child)
 
@@ -247,8 +257,12 @@ class Supervisor:
 
     def _give_up(self, post: Post, child: Child) -> None:
         if not self._end.done():
-            words = child.failure.message if child.failure else None
-            self._end.set_result(LoadFailed(words or f"{post.name} {child.describe_end()} while it was starting"))
+            told = child.failure
+            self._end.set_result(
+                setup_error(told.code, told.message)
+                if told
+                else LoadFailed(f"{post.name} {child.describe_end()} while it was starting")
+            )
 
     async def _start_held(self, post: Post, wanted: Prepare) -> Child:
         """A process for a worker's post that loads a set and accepts no connection before Commit."""
@@ -287,13 +301,15 @@ class Supervisor:
                 workers=count,
                 port=port,
                 url=self._url,
-                from_catalog=self._served.from_catalog,
+                asked=self._asked,
+                cores=self._cores,
+                sources=self._served.sources,
                 server_id=self._id,
                 generation=self._committed,
             )
         return WorkerBoot(
             slot=child.metrics_slot,
-            workers=count,
+            workers=self._most_workers,
             threads=self._threads,
             settings=self._settings,
             sources=served.sources,
@@ -303,6 +319,8 @@ class Supervisor:
             metrics_dir=metrics,
             keys=self._keys,
             port=port,
+            memory_bytes=self._memory_bytes // self._most_workers,
+            from_catalog=not self._asked.paths,
         )
 
     async def _attend(self, post: Post, child: Child) -> None:
@@ -343,15 +361,21 @@ class Supervisor:
                     self._run(self._abandon())
                 case Alive():
                     child.silent_s = 0.0
+                    child.waiting, child.busy = message.waiting, message.busy
+                case Want():
+                    self._wanted(child, message)
+                case Have():
+                    self._tell_worker(message)
+                case Changed():
+                    for worker in self._worker_children():
+                        worker.channel.send(message)
                 case Lapsed():
                     self._lapsed = message.reason
                     self._publish()
                 case Failed():
                     child.failure = message
                 case Keys():
-                    self._keys = message.keys
-                    for worker in self._worker_children():
-                        worker.channel.send(message)
+                    self._take_keys(message)
                 case _:
                     self._log.warning(f"{post.name} sent an unexpected {type(message).__name__}")
 
@@ -384,6 +408,19 @@ class Supervisor:
             self._control.active.channel.send(Models(models))
         self._publish()
 
+    def _take_keys(self, message: Keys) -> None:
+        """What control has read in the catalog: at the start, and whenever it changes."""
+        if self._keys is None:
+            try:
+                require_auth(self._settings, has_valid(message.keys))
+            except SettingsError as error:
+                if not self._end.done():
+                    self._end.set_result(error)
+                return
+        self._keys = message.keys
+        for worker in self._worker_children():
+            worker.channel.send(message)
+
     # Another set of versions
 
     async def _prepare(self, wanted: Prepare) -> None:
@@ -401,7 +438,9 @@ class Supervisor:
         self._served = msgspec.structs.replace(
             self._served, sources=wanted.sources, live=wanted.live, weights=wanted.weights
         )
-        self._keep_workers()
+        if not self._begun:  # else control died meanwhile, and its successor has found the same
+            self._begun = True
+            self._keep_workers()
         for post in self._workers:
             await post.filled.wait()
         self._committed = wanted.generation
@@ -444,9 +483,84 @@ class Supervisor:
             stale.failure = Failed("superseded", f"it still had the version before, and could not be replaced: {why}")
             stale.kill()
 
+    def _wanted(self, child: Child, message: Want) -> None:
+        control = self._control.active
+        if control is None or control.phase is not Phase.SERVING:
+            message = msgspec.structs.replace(message, worker=child.pid)
+            self._tell_worker(Have(message.number, child.pid, code="not_ready", message=CONTROL_AWAY))
+            return
+        self._tell_control(msgspec.structs.replace(message, worker=child.pid))
+
+    def _tell_worker(self, message: Have) -> None:
+        for child in self._worker_children():
+            if child.pid == message.worker:
+                child.channel.send(message)
+
     def _tell_control(self, message: Message) -> None:
         if self._control.active is not None:
             self._control.active.channel.send(message)
+
+    # As many workers as are needed
+
+    async def _follow_load(self) -> None:
+        """Add workers while requests wait, and drop them when nothing has waited for a while."""
+        least, most = len(self._workers), self._most_workers
+        growth = Growth(least, most, self._settings.workers_idle_s)
+        while self._phase in (Phase.STARTING, Phase.SERVING):
+            await asyncio.sleep(BEAT_S)
+            active = [post.active for post in self._workers if post.active is not None and post.serving]
+            if self._phase is not Phase.SERVING or len(active) < len(self._workers):
+                continue
+            step = growth.look(
+                sum(child.waiting for child in active), sum(child.busy for child in active), len(self._workers)
+            )
+            if step == "grow" and (why := await self._grow()):
+                self._log.error("requests wait, and a worker could not be added", reason=why)
+                growth.failed()
+            elif step == "shrink":
+                await self._shrink()
+
+    async def _grow(self) -> str:
+        """Add a worker; why that failed, or ""."""
+        async with self._switching:
+            slot = len(self._workers)
+            try:
+                listener = self._listeners.add()
+            except OSError as error:
+                return f"no further socket on port {self._listeners.port}: {error.strerror or error}"
+            post = Post(f"worker {slot}", WORKER, listener, slot)
+            child = await self._start(post)
+            await asyncio.wait({child.settled})
+            if self._phase is not Phase.SERVING:
+                return ""  # the drain has ended it, or does
+            if not child.settled.result():
+                self._listeners.drop_last()
+                return child.failure.message if child.failure else f"it {child.describe_end()}"
+            post.take(child)
+            self._workers.append(post)
+            self._run(self._keep(post))
+            self._publish()
+            self._log.info("a worker was added: requests wait", workers=len(self._workers))
+        return ""
+
+    async def _shrink(self) -> None:
+        """Drop the worker that was added last: it gets no new connection, and answers those it has."""
+        async with self._switching:
+            post = self._workers[-1]
+            self._listeners.spare_last()
+            await asyncio.sleep(HANDSHAKE_S)
+            await self._accept_queues_are_empty([post])
+            child = post.active
+            if self._phase is not Phase.SERVING or child is None or not child.alive:
+                self._listeners.use_all()
+                return
+            post.leaves = True
+            self._workers.remove(post)
+            self._listeners.drop_last()
+            self._publish()
+            self._log.info("a worker is dropped: nothing waits", workers=len(self._workers))
+        await self._retire(child)
+        self._listeners.use_all()
 
     # The whole server
 
@@ -499,7 +613,7 @@ class Supervisor:
         for child in self._worker_children():
             if child.phase is Phase.STARTING:
                 child.kill()  # it has accepted nothing, and cannot listen to us while it loads
-        await self._accept_queues_are_empty()
+        await self._accept_queues_are_empty(self._workers)
         self._listeners.close()
         workers = [child for child in self._worker_children() if child.alive]
         for child in workers:
@@ -520,9 +634,9 @@ class Supervisor:
         if not self._end.done():
             self._end.set_result(1 if undone else 0)
 
-    async def _accept_queues_are_empty(self) -> None:
+    async def _accept_queues_are_empty(self, posts: Sequence[Post]) -> None:
         """Until the workers have accepted all that was established: their sockets may close then without a loss."""
-        serving = [post.listener for post in self._workers if post.serving]
+        serving = [post.listener for post in posts if post.serving]
         deadline = time.monotonic() + ACCEPT_QUEUE_S
         empty_looks = 0
         while empty_looks < 2 and time.monotonic() < deadline:  # twice: the end of a handshake may be on its way
@@ -533,36 +647,7 @@ class Supervisor:
     def _worker_children(self) -> list[Child]:
         return [child for child, post in self._children.items() if post is not self._control]
 
-    # Reload
-
-    async def _reload_on_change(self) -> None:
-        watch = Watch(self._served.watched)
-        while self._phase in (Phase.STARTING, Phase.SERVING):
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            if not await asyncio.to_thread(watch.settled_change) or self._phase is not Phase.SERVING:
-                continue
-            try:
-                served = await asyncio.to_thread(self._find_served)
-            except SetupError as error:
-                self._log.error(f"files changed; the old models go on, because {error.message}")
-                continue
-            await self._reload(served)
-            if served.watched != self._served.watched:
-                watch = Watch(self._served.watched)
-
-    async def _reload(self, served: Served) -> None:
-        """Replace the workers one by one; when a new one fails, those not yet replaced go on."""
-        before, self._served = self._served, served
-        self._generation += 1
-        for post in self._workers:
-            why = await self._replace(post)
-            if self._phase is not Phase.SERVING:
-                return
-            if why:
-                self._log.error(f"files changed; the old models go on, because {why}")
-                self._served = before
-                return
-        self._log.info("reloaded", models=" ".join(f"{model.name}@{model.version}" for model in self._models))
+    # Another process for a post
 
     async def _replace(self, post: Post) -> str:
         """Let a fresh process with what is served now take a post over; why it could not, "" when it did."""

@@ -127,6 +127,7 @@ class Switch:
             return None
         self._plan = None
         outcome = Outcome(plan.wanted)
+        outcome.behind += [post for post in self._posts if post not in plan.beside and post not in plan.fresh]
         for post, child in plan.beside.items():
             if post.active is child and child.alive:
                 child.channel.send(Commit(generation))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import logging
@@ -16,12 +15,11 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import uvloop
 
 from lagar.engine.batcher import STUCK_DEADLINES, Batcher
@@ -34,22 +32,28 @@ from lagar.server.asgi import App, strip_root
 from lagar.server.auth import Gate
 from lagar.server.channel import (
     Abandon,
+    Changed,
     Channel,
     Commit,
     Drain,
     Failed,
+    Have,
     Keys,
     Loaded,
     Prepare,
     Prepared,
     ServerState,
+    Want,
     WorkerBoot,
 )
+from lagar.server.demand import Demand
+from lagar.server.growth import Pulse
 from lagar.server.heads import Heads
 from lagar.server.http import Connection, HttpServer
 from lagar.server.process import begin_child
 from lagar.server.proxy import ControlProxy, Proxies
 from lagar.server.serving import Loader, Serving, is_at_hand
+from lagar.server.stock import Stock, answering, close_quietly
 from lagar.settings import ServerSettings, no_colour
 
 SWITCH_INTERVAL_S = 0.0005
@@ -65,25 +69,37 @@ log = logging.getLogger("lagar.worker")
 class Worker:
     """Everything of one worker process."""
 
-    def __init__(self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop, send: Callable[[Want], None] | None = None
+    ) -> None:
+        """`send` asks control about versions that the boot does not name; None: there are no others."""
         settings = boot.settings
         self._settings = settings
         self._loop = loop
         self._metrics = Registry(Path(boot.metrics_dir), boot.slot)
-        self._gate = Gate(settings, boot.keys)
+        self._gate = Gate(settings, boot.keys or ())
         self._loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._loader = Loader(
-            settings,
-            self._metrics,
-            threads=boot.threads,
-            workers=boot.workers,
-            run_folder=Path(boot.control_socket).parent,
+        self.stock = Stock(
+            Loader(
+                settings,
+                self._metrics,
+                threads=boot.threads,
+                workers=boot.workers,
+                run_folder=Path(boot.control_socket).parent,
+            ),
+            bound_bytes=boot.memory_bytes or sys.maxsize,
+            pins=settings.pin,
+            loaded=lambda: self.serving.router.deployments,
+            unload=self._unload,
+            is_live=lambda deployment: deployment.version in self.serving.router.answering(deployment.name),
         )
+        self.demand = Demand(self.stock, lambda: self.serving, self._admit, send=send, everything=boot.from_catalog)
         self._boot = boot
         self._prepared: Serving | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._preparing = asyncio.Lock()
         """Sets are prepared and forgotten in the order in which that was asked for."""
-        self.serving = self._assemble(0, (), {}, {})
+        self.serving = Serving(0, (), {}, {}, settings, self._gate)
         self.batcher = Batcher(loop, self._on_stuck, request_timeout_s=settings.request_timeout_s)
         self.app = App(
             self.serving,
@@ -91,7 +107,9 @@ class Worker:
             self._gate,
             ControlProxy(boot.control_socket, Proxies(settings.trusted_proxies)),
             self.infos,
+            self.demand,
             root_path=settings.root_path,
+            request_timeout_s=settings.request_timeout_s,
         )
         self._heads = Heads(
             lambda head: self.serving.hot_route(head),
@@ -106,7 +124,17 @@ class Worker:
     async def load(self) -> None:
         """Load what the worker was started with; raises SetupError."""
         boot = self._boot
-        deployments = [await self._loader.load(source, in_thread=False) for source in boot.sources]
+        deployments: list[Deployment] = []
+        for source in boot.sources:
+            label = f"{source.name}@{source.version}"
+            if self.stock.fits(source) or boot.hold or self.stock.pins(source):
+                deployments.append(await self.stock.load(source, in_thread=False))
+            elif self.stock.fits(source, ever=True):
+                log.info("%s is loaded when it is asked for: the versions before it fill max_memory", label)
+            elif boot.from_catalog:
+                log.error("%s is refused: it takes more memory than max_memory grants a worker", label)
+            else:
+                await self.stock.load(source)
         self._take_over(self._assemble(boot.generation, deployments, boot.live, boot.weights))
 
     def _assemble(
@@ -116,7 +144,7 @@ class Worker:
         live: Mapping[str, str],
         weights: Mapping[str, Mapping[str, int]],
     ) -> Serving:
-        return Serving(generation, deployments, live, weights, self._settings, self._gate)
+        return Serving(generation, deployments, live, weights, self._settings, self._gate, self.serving)
 
     # -- another generation
 
@@ -127,21 +155,64 @@ class Worker:
             return await self._prepare(wanted)
 
     async def _prepare(self, wanted: Prepare) -> Prepared:
-        running = {_key(deployment.model.source): deployment for deployment in self.serving.router.deployments}
-        missing = [source for source in wanted.sources if _key(source) not in running]
+        before = self.serving
+        leaving = self._leaving(wanted)
+        missing = [source for source in wanted.sources if self._lacks(source)]
         if not all(is_at_hand(source) for source in missing):
             return Prepared(wanted.generation, ok=False, fresh=True)
-        loaded: dict[bytes, Deployment] = {}
+        loaded: list[Deployment] = []
         try:
             for source in missing:
-                loaded[_key(source)] = await self._loader.load(source, in_thread=True)
+                beside = [deployment for deployment in leaving if deployment.name == source.name]
+                loaded.append(await self.stock.load(source, beside=beside))
         except LagarError as error:
-            for deployment in loaded.values():
-                close_quietly(deployment)
+            await self.stock.close(loaded)
             return Prepared(wanted.generation, ok=False, reason=error.message)
-        deployments = [(running | loaded)[_key(source)] for source in wanted.sources]
-        self._prepared = self._assemble(wanted.generation, deployments, wanted.live, wanted.weights)
+        kept = {(one.name, one.version): one for one in before.router.deployments if one not in leaving}
+        kept |= {(one.name, one.version): one for one in loaded}
+        self._prepared = self._assemble(wanted.generation, kept.values(), wanted.live, wanted.weights)
         return Prepared(wanted.generation, ok=True)
+
+    def _lacks(self, source: ModelSource) -> bool:
+        """Whether a version is to be loaded for a set: what was live before is loaded when it is asked for."""
+        router = self.serving.router
+        running = router.get(source.name, source.version)
+        if source.version in router.answering(source.name):
+            return running is None and self.stock.pins(source)
+        return running is None or running.apart  # wanted by its label only, and so in a process of its own
+
+    def _leaving(self, wanted: Prepare) -> set[Deployment]:
+        """What is loaded because it is live, and will not be."""
+        stays, router = answering(wanted.live, wanted.weights), self.serving.router
+        return {
+            deployment
+            for deployment in router.deployments
+            if deployment.version in router.answering(deployment.name)
+            and (deployment.name, deployment.version) not in stays
+            and not self.stock.pins(deployment.model.source)
+        }
+
+    # -- versions that come and go between two generations
+
+    def _admit(self, deployment: Deployment) -> None:
+        """A version that was loaded for a request."""
+        self.serving.add(deployment)
+        if self._prepared is not None:
+            name, version = deployment.name, deployment.version
+            stays = version in self._prepared.router.answering(name) or version not in self.serving.router.answering(
+                name
+            )
+            if stays and self._prepared.router.get(name, version) is None:
+                self._prepared.add(deployment)
+        self._heads.forget()
+
+    def _unload(self, deployment: Deployment) -> None:
+        """No new request goes to a version from now on; it is the stock that closes it."""
+        deployment.retired = True
+        for serving in (self.serving, self._prepared):
+            if serving is not None and serving.router.get(deployment.name, deployment.version) is deployment:
+                serving.remove(deployment)
+        self._heads.forget()
 
     def commit(self, generation: int) -> bool:
         """Answer with the prepared set from the next request on; False when it was not prepared here."""
@@ -159,7 +230,7 @@ class Worker:
     async def _forget_prepared(self) -> None:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
-            await self._retire(set(prepared.router.deployments) - set(self.serving.router.deployments))
+            await self.stock.close(set(prepared.router.deployments) - set(self.serving.router.deployments))
 
     def _take_over(self, serving: Serving) -> None:
         before, self.serving = self.serving, serving
@@ -169,17 +240,9 @@ class Worker:
         for deployment in gone:
             deployment.retired = True
         if gone:
-            self._loop.create_task(self._retire(gone))
-
-    async def _retire(self, deployments: set[Deployment]) -> None:
-        """Close versions once their last call is answered, and give their memory back."""
-        for deployment in deployments:
-            deployment.retired = True
-            await deployment.drained()
-            close_quietly(deployment)
-        deployments.clear()
-        gc.collect()
-        give_memory_back()
+            closing = self._loop.create_task(self.stock.close(gone))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """What is loaded, as other processes are told."""
@@ -216,7 +279,7 @@ class Worker:
         With a successor in its place the server goes on: readiness stays what the supervisor says.
         """
         self.app.draining = not successor
-        self.http.draining = True
+        self.http.draining, self.http.patient = True, successor
         if self._listener is not None:
             await self._empty_accept_queue()
         done = await self.http.drain(self._settings.drain_timeout_s, patient=successor)
@@ -232,6 +295,7 @@ class Worker:
         assert self._socket is not None
         assert self._listener is not None
         self._listener.close()
+        await asyncio.sleep(0)  # what the loop accepted in its last turn is a connection in this one
         self._socket.setblocking(False)
         context = tls_context(self._settings)
         while True:
@@ -275,25 +339,6 @@ class Worker:
         os._exit(STUCK_EXIT_CODE)
 
 
-def _key(source: ModelSource) -> bytes:
-    """Sources that load alike are equal as bytes."""
-    return msgspec.json.encode(source)
-
-
-def close_quietly(deployment: Deployment) -> None:
-    """Close a version; what its own close() raises is logged."""
-    try:
-        deployment.close()
-    except Exception:
-        log.exception("closing model %s@%s failed", deployment.name, deployment.version)
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system: glibc keeps it otherwise."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     """The server's TLS context, None without a certificate."""
     if settings.tls_cert is None:
@@ -316,8 +361,10 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     )
     capture_standard_logging(journal)
     try:
-        worker = Worker(boot, asyncio.get_running_loop())
+        worker = Worker(boot, asyncio.get_running_loop(), channel.send)
         await worker.load()
+        if boot.keys is None and not await keys_known(worker, channel):
+            return 0  # the supervisor is gone
         if not boot.hold:
             await worker.listen(listener)
     except LagarError as error:
@@ -330,12 +377,27 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     channel.send(Loaded(worker.infos()))
     alive = asyncio.create_task(prove_alive(STUCK_DEADLINES * settings.request_timeout_s + FROZEN_GRACE_S))
-    beating = asyncio.create_task(channel.beat())
+    pulse = Pulse()
+    beating = asyncio.create_task(channel.beat(lambda: pulse.beat(worker.serving.router.deployments)))
     answered = await obey(worker, channel, listener)
     beating.cancel()
     alive.cancel()
     await channel.close()
     return 0 if answered else 1
+
+
+async def keys_known(worker: Worker, channel: Channel) -> bool:
+    """Wait until control has read the keys, which takes about as long as loading a model; False when nobody tells."""
+    async for message in channel.messages():
+        match message:
+            case ServerState():
+                worker.update_state(message)
+            case Keys():
+                worker.update_keys(message)
+                return True
+            case _:
+                log.warning("an unexpected %s came from the supervisor", type(message).__name__)
+    return False
 
 
 async def prove_alive(patience_s: float) -> None:
@@ -389,6 +451,10 @@ class Orders:
                     self._channel.send(Loaded(worker.infos()))
                 case Abandon():
                     self._run(worker.abandon())
+                case Have():
+                    worker.demand.heard(message)
+                case Changed():
+                    self._run(worker.demand.changed())
                 case Drain():
                     self._drain(message)
                 case _:
