@@ -25,6 +25,7 @@ from lagar.forms.boosters import build_catboost, build_lightgbm, build_xgboost
 from lagar.forms.candidates import NotApplicable
 from lagar.forms.original import Original
 from lagar.runtimes import form
+from lagar.runtimes.form_booster import _before_rounding
 from lagar.types import Rows
 from support.forms import agree, built, hostile, matrix, opened
 
@@ -143,6 +144,18 @@ def test_symmetric_trees_of_any_shape_answer_as_catboost(
     form_ = built(original, build_catboost, folder / "form")
     x = hostile(random, WIDTH, 300, thresholds(model))
     agree(form_, original, matrix(x), absolute=1e-15, relative=1e-15)
+
+
+def test_borders_in_float64_part_the_numbers_as_rounding_to_float32_does() -> None:
+    odd = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3.4028235e38, -3.4028235e38, 1.17549435e-38, 16777217.0]
+    borders = np.concatenate([np.array(odd, np.float32), RANDOM.normal(size=500).astype(np.float32)])
+    found = _before_rounding(borders)
+    for shift in (-2, -1, 0, 1, 2):
+        x = found.copy()
+        for _ in range(abs(shift)):
+            x = np.nextafter(x, np.inf * np.sign(shift))
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(x > found, x.astype(np.float32) > borders)
 
 
 def test_infinity_is_answered_as_the_library_answers_it(tmp_path: Path) -> None:

@@ -271,45 +271,54 @@ class SymmetricTrees:
                 found = {name: arrays[name] for name in ("features", "borders", "leaves", "scale", "bias", "nan_above")}
         except (OSError, KeyError, EOFError) as error:
             raise ValueError(f"no tables of trees: {error}") from error
-        self._features: Array = np.ascontiguousarray(found["features"], dtype=np.intp)
+        features: Array = np.ascontiguousarray(found["features"], dtype=np.intp)
         """(trees, depth): the column that a level asks."""
-        self._borders: Array = np.ascontiguousarray(found["borders"], dtype=np.float32)
+        borders: Array = np.ascontiguousarray(found["borders"], dtype=np.float32)
         """(trees, depth): above it the bit is 1."""
-        trees, self._depth = self._features.shape
+        trees, self._depth = features.shape
         self._leaves: Array = found["leaves"].reshape(trees * (1 << self._depth), -1)
         """(trees · leaves, k)."""
         self._offsets: Array = np.arange(trees, dtype=np.intp) << self._depth
         self._scale, self._bias = float(found["scale"]), found["bias"]
         self._nan_above: Array = found["nan_above"]
         """Columns whose missing values are above every border; elsewhere they are below, as NaN > b is false."""
-        self._level_features = np.ascontiguousarray(self._features.T)
-        self._level_borders = np.ascontiguousarray(self._borders.T)[:, :, None]
+        self._level_features = np.ascontiguousarray(features.T)
+        self._level_borders = np.ascontiguousarray(borders.T)[:, :, None]
         self._k = self._leaves.shape[1]
         self._flat = np.ascontiguousarray(self._leaves[:, 0]) if self._k == 1 else None
+        self._bits = 8 if self._depth <= 8 else 16
+        spare = ((0, 0), (0, self._bits - self._depth))
+        self._all_features = np.pad(features, spare).ravel()
+        self._all_borders = np.pad(_before_rounding(borders), spare, constant_values=np.inf).ravel()
 
     def values(self, x: NDArray[np.float64]) -> Array:
-        with np.errstate(all="ignore"):
-            x32 = x.astype(np.float32)
-        if len(self._nan_above):
-            above = x32[:, self._nan_above]
-            above[np.isnan(above)] = np.inf
-            x32[:, self._nan_above] = above
-        if len(x32) == 1:
-            sums = self._one(x32[0])
+        if len(x) == 1:
+            sums = self._one(x[0])
         else:
+            with np.errstate(all="ignore"):
+                x32 = self._above(x.astype(np.float32))
             parts = [self._block(x32[at : at + self._BLOCK]) for at in range(0, len(x32), self._BLOCK)]
             sums = np.concatenate(parts) if parts else np.empty((0, self._k))
         values: Array = sums * self._scale + self._bias
-        return values[:, 0] if self._k == 1 else values
+        return values if self._k > 1 or values.ndim == 1 else values[:, 0]
+
+    def _above(self, x: Array) -> Array:
+        """The same with infinity for what is missing in the columns where that is above every border."""
+        if len(self._nan_above):
+            x = x.copy()
+            above = x[..., self._nan_above]
+            above[np.isnan(above)] = np.inf
+            x[..., self._nan_above] = above
+        return x
 
     def _one(self, row: Array) -> Array:
-        bits = np.packbits(row.take(self._features) > self._borders, axis=1, bitorder="little")
-        number: Array = bits[:, 0] if self._depth <= 8 else bits.view("<u2")[:, 0]
-        leaves = number + self._offsets
+        """The sums (1, k), or (1,) of a single value, in float64 from the start."""
+        bits = np.packbits(self._above(row).take(self._all_features) > self._all_borders, bitorder="little")
+        leaves = (bits if self._bits == 8 else bits.view("<u2")) + self._offsets
         if self._flat is not None:
-            sums: Array = self._flat.take(leaves).cumsum()[-1:].reshape(1, 1)
+            sums: Array = np.add.accumulate(self._flat.take(leaves))[-1:]
         else:
-            sums = self._leaves.take(leaves, axis=0).cumsum(axis=0)[-1:]
+            sums = np.add.accumulate(self._leaves.take(leaves, axis=0))[-1:]
         return sums
 
     def _block(self, x32: Array) -> Array:
@@ -326,6 +335,21 @@ class SymmetricTrees:
 
     def close(self) -> None:
         """Nothing is held besides memory."""
+
+
+def _before_rounding(borders: Array) -> Array:
+    """float64 borders above which a number is, when it is above the given ones once it is rounded to float32.
+
+    That is half-way to the next float32; a number exactly there is rounded to the one whose last bit is 0.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        after = np.nextafter(borders, np.float32(np.inf))
+        half: Array = borders + (after.astype(np.float64) - borders) / 2
+        step = borders - np.nextafter(borders, np.float32(-np.inf)).astype(np.float64)
+        half = np.where(np.isinf(after), borders + step / 2, half)
+    is_odd = (borders.view(np.uint32) & 1).astype(bool)
+    half = np.where(is_odd, np.nextafter(half, -np.inf), half)
+    return np.where(np.isinf(borders), borders, half)
 
 
 def _address(array: Array) -> int:
