@@ -24,7 +24,7 @@ def server(home: Path) -> Iterator[LagarServer]:
     with open_releases(home) as releases:
         releases.propose("scaled", {"1": 50, "2": 50}, ANA)
         releases.propose("shaped", {"1": 100}, ANA)
-    args = ["--request-timeout-s", "5"]
+    args = ["--request-timeout-s", "3"]
     with LagarServer(home=home, workers=2, args=args, timeout_s=WAIT_S) as running:
         yield running
 
@@ -74,7 +74,7 @@ def test_what_a_caller_or_the_model_does_wrong_is_answered_as_elsewhere(server: 
 
 def test_a_process_that_dies_fails_its_call_and_is_there_for_the_next(server: LagarServer) -> None:
     assert ask(server, 13.0).status_code == 500
-    assert ask(server, 3.0).json()["predictions"] == [6.0]
+    eventually(lambda: ask(server, 3.0).json()["predictions"] == [6.0], WAIT_S)
     for pid in hosts(server):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: ask(server, 3.0, "2").json()["predictions"] == [9.0], WAIT_S)

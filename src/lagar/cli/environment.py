@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 
 from lagar.cli.output import say, write_json
 from lagar.cli.place import Json
-from lagar.cli.screen import write_lines
 from lagar.errors import SettingsError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -59,4 +59,4 @@ def environment(
     elif python is None:
         say(f"{label} runs in this environment, which has what it was checked with")
     else:
-        write_lines([python])
+        sys.stdout.write(f"{python}\n")  # whole, however long: it is there to be run
