@@ -32,6 +32,6 @@ class Candidate(msgspec.Struct, frozen=True):
 
 def candidates() -> tuple[Candidate, ...]:
     """All of them, in no order: each that proves is timed. Builders are imported here: they import this module."""
-    from lagar.forms import boosters, columns, converters
+    from lagar.forms import boosters, columns, converters, tree_forms
 
-    return (*columns.CANDIDATES, *boosters.CANDIDATES, *converters.CANDIDATES)
+    return (*columns.CANDIDATES, *tree_forms.CANDIDATES, *boosters.CANDIDATES, *converters.CANDIDATES)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lagar.forms import onnx_file
 from lagar.forms.candidates import NotApplicable
+from lagar.runtimes.tree_walks import DOUBLE, LEAF, SINGLE
 
 MAX_NODES = 5_000_000
 MAX_LOAD_BYTES = 1 << 30
@@ -143,6 +144,33 @@ def table_of(trees: Trees) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The distinct rows of the values, and for each leaf which one it has: most leaves of a forest are alike."""
     table, inverse = np.unique(trees.values, axis=0, return_inverse=True)
     return np.ascontiguousarray(table), inverse.reshape(-1).astype(np.int64)
+
+
+def packed(trees: Trees, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Nodes and roots as `lagar/runtimes/walk.c` reads them; `rows` has each leaf's row in the table.
+
+    A tree is its root, then the children of its first inner node, of its second, and so on.
+    """
+    kind = SINGLE if trees.single else DOUBLE
+    if len(rows) and int(rows.max()) >= 1 << 22:
+        raise NotApplicable(f"its leaves have {int(rows.max()) + 1:,} different values; the limit is {1 << 22:,}")
+    inner = np.diff(np.append(np.searchsorted(trees.leaf_tree, np.arange(trees.count)), len(rows))) - 1
+    before = np.cumsum(inner) - inner
+    roots = 2 * before + np.arange(trees.count)
+    owner = np.repeat(np.arange(trees.count), inner)
+    first_child = 2 * np.arange(len(trees.feature)) + owner + 1
+    place_inner, place_leaf = np.empty(len(trees.feature), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
+    for child, place in ((trees.roots, roots), (trees.left, first_child), (trees.right, first_child + 1)):
+        place_inner[child[child >= 0]] = place[child >= 0]
+        place_leaf[~child[child < 0]] = place[child < 0]
+    nodes = np.zeros(trees.nodes, dtype=kind)
+    split = rounded_down(trees.threshold) if trees.single else trees.threshold
+    nodes["split"][place_inner] = split.view(kind["split"])
+    nodes["column"][place_inner] = 2 * trees.feature + ~trees.missing_left
+    nodes["next"][place_inner] = first_child
+    nodes["split"][place_leaf] = LEAF[kind] + rows.astype(kind["split"])
+    nodes["next"][place_leaf] = place_leaf
+    return nodes, roots.astype(np.int32)
 
 
 def graph(trees: Trees, weights: NDArray[Any], by_tree: bool, missing: bool) -> bytes:

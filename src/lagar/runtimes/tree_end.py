@@ -1,15 +1,13 @@
-"""Trees on ONNX Runtime: a float64 matrix in, a model's answers out.
+"""Trees as the end of a form: a float64 matrix in, a model's answers out.
 
 The checks that the library makes are made here first: ONNX Runtime answers what scikit-learn refuses. One row goes
-through buffers that are bound once, because binding costs more than a walk through a hundred trees; so an end is called
-by one thread at a time, as every predictor is.
+through a buffer that lies where the walk through the trees looks for it, so an end is called by one thread at a time,
+as every predictor is.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +16,9 @@ import numpy as np
 
 from lagar.errors import LoadFailed
 from lagar.runtimes.tree_finish import AnyFinish
+from lagar.runtimes.tree_walks import NativeWalk, OnnxWalk, Shape, Walk
 from lagar.types import Array, Outputs
 
-GRAPH = "trees.onnx"
 TABLES = "trees.npy"
 ZERO = float(np.float32(1e-35))
 """LightGBM's zero: what is not farther from it counts as 0."""
@@ -45,10 +43,9 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Columns of the matrix that comes in."""
     trees: int
     targets: int
-    layout: Literal["leaf", "sum"]
-    """What the graph gives: rows of the table `leaves`, one a tree, or sums, one a target."""
-    by_tree: bool
-    """The graph answers tree after tree, (trees · n, 1)."""
+    walk: Literal["leaf", "sum", "leaf by tree", "sum by tree", "native"]
+    """What runs the trees: a graph that gives rows of the table `leaves`, or sums, perhaps tree by tree; or Lagar's own
+    machine code."""
     single: bool
     """Values are rounded to float32 and have to fit."""
     finish: AnyFinish
@@ -76,44 +73,24 @@ class TreeEnd:
         self._end = end
         try:
             arrays = _tables(folder, end.tables)
-            self._table = arrays.get("leaves")
             self._categories = [_Category(each, arrays) for each in end.categories]
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise LoadFailed(f"{folder.name}: its tables cannot be read: {error}; compile it again") from error
         self._splits = sum(each.table.shape[1] for each in self._categories)
-        self._columns: list[Array] = []
-        if self._table is not None:
-            self._columns = [np.ascontiguousarray(column) for column in self._table.T]
         self._dtype: Any = np.float32 if end.narrow else np.float64
         self._finish = end.finish.open()
         self._as_it_comes = not (self._categories or end.snap or end.zero_missing)
-        session, version = _session(folder, threads)
-        self.libraries = {"onnxruntime": version}
-        self._run: Callable[..., Any] = session._sess.run
-        self._bind(session)
-        _return_memory()
-
-    def _bind(self, session: Any) -> None:
-        """Buffers for one row, and the number that makes every value which needs a closer look infinite."""
-        end = self._end
-        columns = end.width + self._splits
-        answers = end.trees if end.layout == "leaf" or end.by_tree else end.targets
-        self._row = np.zeros((1, columns), dtype=self._dtype)
-        self._line = self._row[0]
+        shape = Shape(columns=end.width + self._splits, trees=end.trees, targets=end.targets, dtype=self._dtype)
+        self._walk: Walk
+        if end.walk == "native":
+            self._walk = NativeWalk(folder, arrays, shape)
+        else:
+            self._walk = OnnxWalk(folder, arrays.get("leaves"), end.walk.endswith("by tree"), shape, threads)
+        self.libraries = self._walk.libraries
+        self._line = self._walk.line
         self._rounded = np.zeros(end.width, dtype=np.float32)
-        self._answer = np.zeros((answers, 1) if end.by_tree else (1, answers), dtype=self._dtype)
-        self._flat = self._answer.reshape(-1)
-        binding = session.io_binding()
-        for bind, name, array in (
-            (binding.bind_input, "x", self._row), (binding.bind_output, "y", self._answer),
-        ):  # fmt: skip
-            bind(name, "cpu", 0, self._dtype, array.shape, array.ctypes.data)
-        self._binding = binding  # the native object below is its
-        native = binding._iobinding
-        run = session._sess.run_with_iobinding
-        self._walk: Callable[[], Any] = lambda: run(native, None)
-        largest = np.finfo(np.float64).max
-        self._guard = np.full(end.width, largest / FLOAT32_MAX if end.single else 1.0)
+        # a number that makes every value which needs a closer look infinite
+        self._guard = np.full(end.width, float(np.finfo(np.float64).max) / FLOAT32_MAX if end.single else 1.0)
 
     def outputs(self, x: Array, names: tuple[str, ...]) -> Outputs:
         """The named outputs for a float64 matrix (n, width); ValueError for what the library refuses."""
@@ -129,25 +106,14 @@ class TreeEnd:
         end = self._end
         if not math.isfinite(x.dot(self._guard)):
             self._check(x)
-        if self._as_it_comes:
-            if end.single and not end.narrow:
-                self._rounded[:] = x
-                self._line[:] = self._rounded
-            else:
-                self._line[:] = x
-        else:
+        if not self._as_it_comes:
             self._fill_one(x)
-        self._walk()
-        if end.layout == "sum":
-            if end.by_tree:
-                return np.add.accumulate(self._flat.reshape(-1, end.targets), axis=0)[-1:]
-            return self._answer.copy()
-        assert self._table is not None
-        values = self._table.take(self._flat.astype(np.intp), axis=0)
-        if end.targets == 1:
-            return np.add.accumulate(values, axis=0)[-1:]
-        sums: Array = np.add.reduce(values, axis=0, keepdims=True)
-        return sums
+        elif end.single and not end.narrow:
+            self._rounded[:] = x
+            self._line[:] = self._rounded
+        else:
+            self._line[:] = x
+        return self._walk.one()
 
     def _fill_one(self, x: Array) -> None:
         line = self._line
@@ -167,18 +133,7 @@ class TreeEnd:
             self._check(x)
         if not self._as_it_comes:
             x = self._filled(x)
-        (found,) = self._run(["y"], {"x": np.ascontiguousarray(x, dtype=self._dtype)}, None)
-        if end.layout == "sum":
-            if not end.by_tree:
-                sums: Array = found
-                return sums
-            by_stage = found.reshape(-1, end.targets, len(x))
-            return np.ascontiguousarray(np.add.reduce(by_stage, axis=0).T)
-        leaves = (found.reshape(end.trees, -1) if end.by_tree else found.T).astype(np.intp)
-        sums = np.empty((len(x), end.targets))
-        for target, column in enumerate(self._columns):
-            np.add.reduce(column.take(leaves), axis=0, out=sums[:, target])
-        return sums
+        return self._walk.many(np.ascontiguousarray(x, dtype=self._dtype))
 
     def _filled(self, x: Array) -> Array:
         """The trees' matrix of rows: what is zero and what is missing told, categorical splits behind."""
@@ -248,28 +203,3 @@ def _tables(folder: Path, names: list[str]) -> dict[str, Array]:
         return {}
     with (folder / TABLES).open("rb") as file:
         return {name: np.load(file, allow_pickle=False) for name in names}
-
-
-def _session(folder: Path, threads: int) -> tuple[Any, str]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False
-    try:
-        session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exception classes differ by version
-        raise LoadFailed(
-            f"{folder.name}: ONNX Runtime {onnxruntime.__version__} does not read its trees: "
-            f"{' '.join(str(error).split())[:300]}; compile it again"
-        ) from error
-    return session, str(onnxruntime.__version__)
-
-
-def _return_memory() -> None:
-    """Reading a graph leaves several times its size in freed heap: 65 MB of 85 for a hundred trees."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
