@@ -118,19 +118,21 @@ def test_an_idle_host_ends_and_the_next_call_starts_another(
         assert predictor.facts.pid != first
 
 
-def test_a_killed_host_fails_one_call_and_no_more(hosted: Hosted, scaled: tuple[ModelSource, str], run: Path) -> None:
+def test_a_host_that_dies_fails_the_call_it_was_in_and_no_other(
+    hosted: Hosted, scaled: tuple[ModelSource, str], run: Path
+) -> None:
     source, python = scaled
     with supervised(run) as hosts:
         predictor = hosted(source, python=python, hosts=hosts)
         first = predictor.facts.pid
+        other = hosted(source, python=python, hosts=hosts)
         predictor.kill()
         wait_gone([first], WAIT_S)
-        with pytest.raises(HostFailed, match="died while it predicted"):
-            doubled(predictor, 2.0)
         assert doubled(predictor, 2.0) == 4.0
         for x in (13.0, 13.0):  # ends its process every time
-            with pytest.raises(HostFailed):
+            with pytest.raises(HostFailed, match="died while it predicted"):
                 doubled(predictor, x)
+        assert doubled(other, 2.0) == 4.0, "it was in no call when the process died, twice"
         assert doubled(predictor, 2.0) == 4.0
         with pytest.raises(HostFailed, match="a fault of the model"):
             doubled(predictor, 15.0)
@@ -179,8 +181,9 @@ def test_a_process_of_ones_own_runs_in_another_environment_too(hosted: Hosted, s
     pid = predictor.facts.pid
     assert doubled(predictor, 2.0) == 4.0
     os.kill(pid, signal.SIGKILL)
+    wait_gone([pid], WAIT_S)
     with pytest.raises(HostFailed):
-        doubled(predictor, 2.0)
+        doubled(predictor, 13.0)
     assert doubled(predictor, 2.0) == 4.0
     pid = predictor.facts.pid
     assert is_alive(pid)

@@ -33,6 +33,7 @@ MAX_PAUSE_S = 0.020
 _PROBE_S = 0.100
 _PROBE_ROWS = 4096
 _TRIALS = 3
+_ATTEMPTS = 3
 _START_TIMEOUT_S = 300.0
 
 
@@ -108,10 +109,13 @@ class HostedPredictor:
 
     def ask(self, message: Message) -> Message:
         """What the host answers; raises as `predict` does."""
-        answer = self._asked(message)
-        while isinstance(answer, Bye):  # it was idle, and ended before it saw this
-            self._stop()
+        for _ in range(_ATTEMPTS):
             answer = self._asked(message)
+            if not isinstance(answer, Bye):
+                break
+            self._stop()  # it has ended since the last call, for idleness or not, and never saw this one
+        if isinstance(answer, Bye):
+            raise HostFailed(f"the host process of model '{self._source.name}' ends as soon as it has started")
         if isinstance(answer, Refusal):
             if answer.caller:
                 raise InvalidInput(answer.message, field=answer.field, row=answer.row)
@@ -126,7 +130,7 @@ class HostedPredictor:
             try:
                 wire.send(self._socket, message)
             except ConnectionError:
-                return _farewell(self._socket)
+                return Bye()  # it is gone, and cannot have got all of it
             return wire.receive(self._socket)
         except OSError:
             self._stop()
@@ -170,14 +174,6 @@ class HostedPredictor:
             self._socket.close()
             self._socket = None
         self._reach.stop()
-
-
-def _farewell(sock: socket.socket) -> Message:
-    """What a host said last, to whom nothing can be sent any more."""
-    answer = wire.receive(sock)
-    if not isinstance(answer, Bye):
-        raise ConnectionError("the host is gone")
-    return answer
 
 
 class _Own:
