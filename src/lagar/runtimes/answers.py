@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from lagar.runtimes.base import one_per_row, plain
 from lagar.types import Array, Outputs
+
+_FEW: Final = 16
+"""Classes up to which one row is quicker without NumPy."""
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +80,8 @@ class Answers:
             return {"predict": one_per_row(self._finish(values))}
         if self._alone and values.shape == (1,):
             return self._one(values, names)
+        if answer.finish == "softmax" and len(values) == 1 and values.shape[1] <= _FEW:
+            return self._one_of_several(values, names)
         found: Outputs = {}
         if answer.finished:
             values = self._finish(values)
@@ -117,6 +122,28 @@ class Answers:
             found["predict"] = self._labels[1:].copy() if is_second else self._labels[:1].copy()
         if "predict_proba" in names:
             found["predict_proba"] = np.array([[first, last]])
+        return found
+
+    def _one_of_several(self, values: Array, names: tuple[str, ...]) -> Outputs:
+        """One row with a sum for each of a few classes."""
+        sums = values[0].tolist()
+        greatest = max(sums)
+        if values.dtype == np.float32:
+            differences = (values[0] - values.dtype.type(greatest)).tolist()
+            powers = np.array([math.exp(value) for value in differences], dtype=np.float32).tolist()
+            total = float(np.float32(sum(powers)))
+            shares = np.array([[power / total for power in powers]], dtype=np.float32).astype(np.float64)
+        else:
+            powers = [math.exp(value - greatest) for value in sums]
+            total = sum(powers)
+            shares = np.array([[power / total for power in powers]])
+        found: Outputs = {}
+        if "predict" in names:
+            deciding = shares[0].tolist() if self._answer.finished else sums
+            index = deciding.index(max(deciding))
+            found["predict"] = self._labels[index : index + 1].copy()
+        if "predict_proba" in names:
+            found["predict_proba"] = shares
         return found
 
 
