@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lagar.engine.deployment import Deployment
 from lagar.server.channel import Alive
+
+if TYPE_CHECKING:  # it brings numpy, and the supervisor has none
+    from lagar.engine.deployment import Deployment
 
 WAITING = 1.0
 """Requests per worker that wait, on average over a second: one is a queue that is never empty."""
