@@ -36,12 +36,13 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
 from threadpoolctl import threadpool_limits
 
+from lagar import native
 from lagar.errors import InvalidInput, LoadFailed
 from lagar.forms import onnx_file, tree_forms, trees
 from lagar.forms.candidates import NotApplicable
 from lagar.forms.original import Original
 from lagar.forms.thresholds import thresholds_of
-from lagar.runtimes import form, native
+from lagar.runtimes import form
 from lagar.types import Rows
 from support.forms import agree, built, hostile, matrix, opened
 
@@ -399,7 +400,7 @@ def test_a_worker_answers_without_a_model_library(tmp_path: Path) -> None:
     code = """
 import sys, pathlib, msgspec, numpy as np
 from lagar.registry.signature import Signature
-from lagar.runtimes import form, native
+from lagar.runtimes import form
 from lagar.types import Rows
 folder = pathlib.Path(sys.argv[1])
 made = form.open_folder(folder / "form", 1)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from lagar import native
 from lagar.forms import columns, tree_models, tree_text
 from lagar.forms.candidates import EXACT, Candidate, Criterion, NotApplicable
 from lagar.forms.flow import Column, Flow
 from lagar.forms.original import Original
 from lagar.forms.trees import Trees, graph, layout_of, packed, table_of
-from lagar.runtimes import native
 from lagar.runtimes.answers import Labels
 from lagar.runtimes.column_sources import AnySource, Fields, Join, Lookup, Table
 from lagar.runtimes.form import DOCUMENT
@@ -383,5 +383,5 @@ def _lets_through(model: Any) -> tuple[bool, bool]:
 CANDIDATES = (
     Candidate("trees", build, criterion),
     Candidate("trees-block", build_by_tree, criterion),
-    Candidate("trees-native", build_native, criterion),
+    Candidate(native.FORM, build_native, criterion),
 )

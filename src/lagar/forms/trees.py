@@ -147,7 +147,7 @@ def table_of(trees: Trees) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def packed(trees: Trees, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Nodes and roots as `lagar/runtimes/walk.c` reads them; `rows` has each leaf's row in the table.
+    """Nodes and roots as `lagar/walk.c` reads them; `rows` has each leaf's row in the table.
 
     A tree is its root, then the children of its first inner node, of its second, and so on.
     """

@@ -23,7 +23,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from lagar import settings
+from lagar import native, settings
 from lagar.errors import LoadFailed, SetupError
 from lagar.intake import confinement
 from lagar.intake.confinement import Confined, Limits
@@ -121,6 +121,7 @@ def prove(
     original.
     """
     wanted = limits or Limits(wall_s=1200.0, cpu_s=2400)
+    native.prepare()  # here, because what is confined may neither write it nor be trusted with it
     with private(within) as folder:
         task = Task(
             source,

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 import lagar
+from lagar import native
 from lagar.registry.home import explained
 from lagar.registry.manifest import Manifest
 from lagar.registry.proof import ORIGINAL, Proof, installed_version, this_machine
@@ -53,6 +54,8 @@ class Compiled:
                 return None
         except (OSError, msgspec.DecodeError):
             return None
+        if not runs_here(kept.proof):
+            return None
         names = [part.name for part in kept.proof.served if part.name != ORIGINAL]
         return kept.proof, {name: folder / _FORMS / name for name in names}
 
@@ -75,6 +78,11 @@ class Compiled:
     def forget(self, manifest: Manifest) -> None:
         """Remove what was compiled for a version here."""
         shutil.rmtree(self.root / key_of(manifest), ignore_errors=True)
+
+
+def runs_here(proof: Proof) -> bool:
+    """Whether the installation has what the forms that serve need: one of them Lagar's compiled walk through trees."""
+    return native.path().exists() or all(part.name != native.FORM for part in proof.served)
 
 
 def key_of(manifest: Manifest) -> str:

@@ -20,7 +20,7 @@ from lagar.errors import InvalidVersion, VersionExists
 from lagar.registry import difference, environments, garbage, generations, leases, records, tables, traffic
 from lagar.registry import manifest as manifests
 from lagar.registry.catalog import Catalog, open_catalog, record
-from lagar.registry.compiled import Compiled
+from lagar.registry.compiled import Compiled, runs_here
 from lagar.registry.difference import Difference
 from lagar.registry.environments import Environments
 from lagar.registry.garbage import DAY_S, Garbage
@@ -403,7 +403,8 @@ class Releases:
         if found is not None:
             return found[0]
         pushed = manifest.proof
-        return pushed if pushed is not None and pushed.machine == this_machine() else None
+        holds = pushed is not None and pushed.machine == this_machine() and runs_here(pushed)
+        return pushed if holds else None
 
     def _forms(self, manifest: Manifest) -> tuple[FormSource, ...]:
         """What serves a version here: proved forms; () for the original by itself."""

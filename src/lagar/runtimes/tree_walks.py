@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from lagar import native
 from lagar.errors import LoadFailed
-from lagar.runtimes import native
 from lagar.types import Array
 
 GRAPH = "trees.onnx"

@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+FORM: Final = "trees-native"
+"""The name of the form that needs the library."""
 SOURCE: Final = Path(__file__).with_name("walk.c")
 _OPTIONS: Final = ("-O2", "-shared", "-fPIC", "-fno-fast-math", "-ffp-contract=off", "-fno-tree-vectorize")
 _COMPILE_S: Final = 60.0
