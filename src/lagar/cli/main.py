@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "alias": "Let a word stand for a version.",
     "retire": "Take a version out of use.",
     "environment": "Make the Python environment of a version.",
+    "compile": "Build, prove and time the faster forms of a version again.",
     "gc": "Remove stored files that no version needs.",
     "keys": "Create, list and revoke API keys.",
     "config": "Show each setting, its value and where it came from.",

@@ -14,6 +14,7 @@ from lagar import settings
 from lagar.cli.output import say, write_json
 from lagar.cli.place import Json, Key, To, place
 from lagar.cli.screen import cut, summary, write_lines
+from lagar.cli.verdict import table
 from lagar.errors import SettingsError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -79,6 +80,8 @@ def push(
         write_json(report)
         return
     write_lines(summary(report))
+    if report.manifest.proof is not None:
+        write_lines(table(report.manifest.proof, report.manifest.memory_bytes))
     if not report.card.traffic:
         say(f"{name}@{report.card.version} has no traffic yet: `lagar promote {name} {report.card.version}`")
 

@@ -10,6 +10,7 @@ from typing import Any
 from lagar.registry import environments
 from lagar.registry.answers import TrafficCard, VersionCard, VersionReport, field_words
 from lagar.registry.manifest import Form, Golden, Manifest
+from lagar.registry.proof import verdict
 from lagar.registry.signature import Signature
 
 WIDTH = 100
@@ -96,6 +97,7 @@ def screen(report: VersionReport, history: Sequence[TrafficCard]) -> list[str]:
     lines += _inputs(manifest.signature)
     lines += _labelled([("outputs", _outputs(manifest.signature)), ("classes", _classes(manifest.signature))])
     lines += ["forms", *(f"  {_form(form)}" for form in manifest.forms[:3])]
+    lines += [f"  {verdict(manifest.proof)}"] if manifest.proof is not None else []
     lines += _golden(manifest.golden)
     steps = [f"  {step.name:<10} {step.seconds:6.2f} s  {'; '.join(step.words)}" for step in manifest.steps[:MAX_STEPS]]
     return lines + (["steps", *steps] if steps else [])

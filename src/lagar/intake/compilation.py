@@ -13,7 +13,7 @@ from lagar.intake import content, sandbox
 from lagar.intake.trial import Given, Proving
 from lagar.registry.manifest import FileEntry, Form, Manifest
 from lagar.registry.model import ModelSource
-from lagar.registry.proof import ORIGINAL, Attempt, Proof, by_size
+from lagar.registry.proof import ORIGINAL, Attempt, Proof, verdict
 
 if TYPE_CHECKING:
     from lagar.registry.releases import Releases, Version
@@ -113,18 +113,8 @@ def words(proof: Proof) -> tuple[str, ...]:
     serving = [part for part in proof.served if part.name != ORIGINAL]
     if not serving:
         return (f"it serves as it was saved: {proof.words}", *(_tried(attempt) for attempt in proof.attempts[:4]))
-    attempts = {attempt.name: attempt for attempt in proof.attempts}
-    said = []
-    for part in serving:
-        attempt = attempts[part.name]
-        before, after = by_size(proof.original_us), by_size(attempt.us)
-        size = min((size for size in after if size >= part.min_rows), default=max(after))
-        faster = before[size] / after[size]
-        said.append(
-            f"{part.name} is {faster:.3g} times as fast at {size:,} row{'s' if size > 1 else ''}, proved on "
-            f"{attempt.rows:,} rows ({attempt.criterion.words()}, worst difference {attempt.worst:.2g})"
-        )
-    return tuple(said)
+    worst = max(attempt.worst for attempt in proof.attempts if attempt.outcome == "serves")
+    return (f"{verdict(proof)}, worst difference {worst:.2g}",)
 
 
 def _tried(attempt: Attempt) -> str:

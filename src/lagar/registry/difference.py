@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from lagar.registry.manifest import Manifest
+from lagar.registry.proof import ORIGINAL
 
 Part = Literal["input", "output", "signature", "metric", "library", "model"]
 
@@ -73,10 +74,19 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _served(manifest: Manifest) -> list[str]:
+    """The forms that answer where it was pushed, with how many times as fast they are at one row."""
+    proof = manifest.proof
+    if proof is None:
+        return [ORIGINAL]
+    return [part.name for part in proof.served] or [ORIGINAL]
+
+
 def _model(manifest: Manifest) -> dict[str, Any]:
     return {
         "kind": manifest.original.kind,
         "files": {entry.path: entry.sha256[:8] for entry in manifest.original.files},
         "memory_bytes": manifest.memory_bytes,
+        "served by": _served(manifest),
         "note": manifest.note,
     }

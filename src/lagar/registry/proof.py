@@ -128,6 +128,36 @@ def as_text(us: Mapping[int, float]) -> dict[str, float]:
     return {str(size): taken for size, taken in us.items()}
 
 
+def verdict(proof: Proof) -> str:
+    """Who serves, in one line."""
+    serving = [part for part in proof.served if part.name != ORIGINAL]
+    if not serving:
+        return f"the original serves: {proof.words}"
+    told = [
+        f"the original {calls_of(part)}"
+        if part.name == ORIGINAL
+        else f"{part.name} {calls_of(part)}, {faster(proof, part):.3g} × as fast"
+        for part in proof.served
+    ]
+    rows = max(attempt.rows for attempt in proof.attempts if attempt.outcome == "serves")
+    return f"{'; '.join(told)}; proved on {rows:,} rows"
+
+
+def calls_of(part: Served) -> str:
+    """Which calls a form answers, in words."""
+    if part.max_rows is None:
+        return "serves" if part.min_rows == 1 else f"serves {part.min_rows:,} rows and more"
+    return f"serves up to {part.max_rows:,} rows"
+
+
+def faster(proof: Proof, part: Served) -> float:
+    """How many times as fast as the original a form is, at the smallest measured call that it answers."""
+    before = by_size(proof.original_us)
+    after = by_size(next(attempt.us for attempt in proof.attempts if attempt.name == part.name))
+    at = min((rows for rows in after if rows >= part.min_rows), default=max(after))
+    return before[at] / after[at]
+
+
 @cache
 def this_machine() -> Machine:
     """What this machine and its ONNX Runtime are to a proof."""
