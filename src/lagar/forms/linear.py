@@ -11,7 +11,6 @@ from lagar.forms.candidates import NotApplicable
 from lagar.forms.flow import Flow, Matrix
 from lagar.runtimes.answers import Labels
 from lagar.runtimes.column_ends import (
-    PROBABILITIES,
     AnyEnd,
     Calibrated,
     Centres,
@@ -21,11 +20,11 @@ from lagar.runtimes.column_ends import (
     Linear,
     Member,
     Network,
-    Probabilities,
     Quadratic,
     Regress,
     Transformed,
 )
+from lagar.runtimes.column_shares import PROBABILITIES, Probabilities
 from lagar.runtimes.column_sources import AnySource, Hot, Records, Whole
 from lagar.runtimes.column_steps import AnyStep
 from lagar.types import Array

@@ -14,13 +14,21 @@ import numpy as np
 
 from lagar.runtimes.answers import Labels
 from lagar.runtimes.base import one_per_row, plain
-from lagar.runtimes.column_linear import Scorer, check_finite, expit, expit_of_one
+from lagar.runtimes.column_linear import Scorer, check_finite
+from lagar.runtimes.column_shares import (
+    PROBABILITIES,
+    Probabilities,
+    bayes,
+    expit,
+    expit_of_one,
+    softmax,
+    sum_of_lines,
+)
 from lagar.runtimes.column_sources import Source
 from lagar.runtimes.column_steps import NOT_FINITE, AnyStep, Arrays, Ref, chained
 from lagar.types import Array, Outputs, Rows
 
 Answer = Callable[[Rows, tuple[str, ...]], Outputs]
-Probabilities = Literal["none", "expit", "softmax", "softmax2", "ovr", "huber", "bayes"]
 
 
 class Classify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="classify"):
@@ -72,84 +80,6 @@ class Regress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regr
         return answer
 
 
-_NARROW = 8
-"""Fewer columns than this NumPy sums from left to right, as a sum over rows of the transposed matrix does."""
-
-
-def _softmax(scores: Array) -> Array:
-    if len(scores) == 1 and scores.shape[1] < _NARROW:
-        shares: Array = np.exp(scores - max(scores[0].tolist()))
-        shares /= sum(shares[0].tolist())
-        return shares
-    if scores.shape[1] < _NARROW:
-        columns = np.ascontiguousarray(scores.T)
-        columns -= np.maximum.reduce(columns, axis=0)
-        np.exp(columns, out=columns)
-        columns /= np.add.reduce(columns, axis=0)
-        return np.ascontiguousarray(columns.T)
-    scores = scores - np.max(scores, axis=1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= np.sum(scores, axis=1, keepdims=True)
-    return scores
-
-
-def _binary_or(many: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    def probabilities(scores: Array) -> Array:
-        if scores.ndim == 2:
-            return many(scores)
-        share = expit(scores)
-        return np.stack([1 - share, share], axis=1)
-
-    return probabilities
-
-
-def _each_against_the_rest(scores: Array) -> Array:
-    return _normal(expit(scores))
-
-
-def _normal(shares: Array) -> Array:
-    """Rows that sum to 1; a row of zeros becomes even."""
-    sums = shares.sum(axis=1)
-    empty = sums == 0
-    if empty.any():
-        shares[empty] = 1
-        sums[empty] = shares.shape[1]
-    shares /= sums[:, None]
-    return shares
-
-
-def _huber(scores: Array) -> Array:
-    shares = (np.clip(scores, -1, 1) + 1.0) / 2.0
-    return np.stack([1.0 - shares, shares], axis=1) if scores.ndim == 1 else _normal(shares)
-
-
-def _softmax_of_two(scores: Array) -> Array:
-    return _softmax(np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores)
-
-
-def _bayes(likelihoods: Array) -> Array:
-    """Source: scipy.special.logsumexp, which takes the largest term out of the sum."""
-    largest = likelihoods.max(axis=1, keepdims=True)
-    is_largest = likelihoods == largest
-    count = is_largest.sum(axis=1, keepdims=True, dtype=np.float64)
-    rest = np.exp(np.where(is_largest, -np.inf, likelihoods) - largest).sum(axis=1, keepdims=True)
-    total = np.log1p(np.where(rest == 0, rest, rest / count)) + np.log(count) + largest
-    shares: Array = np.exp(likelihoods - total)
-    return shares
-
-
-PROBABILITIES: dict[str, Callable[[Array], Array]] = {
-    "none": _softmax,
-    "expit": _binary_or(_each_against_the_rest),
-    "softmax": _softmax,
-    "softmax2": _softmax_of_two,
-    "ovr": _binary_or(_each_against_the_rest),
-    "huber": _huber,
-    "bayes": _bayes,
-}
-"""How scores become probabilities."""
-
-
 class Linear(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="linear"):
     """A product with coefficients, then a head."""
 
@@ -180,25 +110,25 @@ class Gaussian(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gau
     def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
         theta, var = arrays[self.theta], arrays[self.var]
         log_prior, log_norm = arrays[self.log_prior], arrays[self.log_norm]
+        centres, spreads = theta[:, :, None], var[:, :, None]
 
         def likelihoods(x: Array) -> Array:
-            if len(x) <= _FEW:
-                squares = ((x[:, None, :] - theta) ** 2 / var).sum(axis=2)
-            else:
-                squares = np.empty((len(x), len(theta)))
-                for index, (centre, spread) in enumerate(zip(theta, var, strict=True)):
-                    apart = x - centre
-                    apart *= apart
-                    apart /= spread
-                    np.sum(apart, axis=1, out=squares[:, index])
-            found: Array = log_prior + (log_norm - 0.5 * squares)
-            return found
+            if len(x) == 1:
+                apart = x - theta
+                apart *= apart
+                apart /= var
+                found: Array = log_prior + (log_norm - 0.5 * np.add.reduce(apart, axis=1))
+                return found[None]
+            lines = np.ascontiguousarray(x.T)
+            scores = np.empty((len(theta), len(x)))
+            for index, (centre, spread) in enumerate(zip(centres, spreads, strict=True)):
+                apart = lines - centre
+                apart *= apart
+                apart /= spread
+                scores[index] = log_prior[index] + (log_norm[index] - 0.5 * sum_of_lines(apart))
+            return scores.T
 
-        return _of_likelihoods(self.labels, sources[0], likelihoods, _bayes)
-
-
-_FEW = 64
-"""Rows that are quicker for all classes at once."""
+        return _of_likelihoods(self.labels, sources[0], likelihoods, bayes)
 
 
 class Quadratic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="quadratic"):
@@ -253,7 +183,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Any]] = {
     "relu": lambda x: np.maximum(x, 0, out=x),
     "tanh": lambda x: np.tanh(x, out=x),
     "logistic": lambda x: expit(x),
-    "softmax": _softmax,
+    "softmax": softmax,
     "exp": lambda x: np.exp(x, out=x),
 }
 
@@ -300,15 +230,6 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="netw
         return answer
 
 
-class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One calibrated classifier: steps of its own, scores, and a curve per class."""
-
-    steps: list[AnyStep]
-    coef: Ref
-    intercept: Ref
-    curves: list[Curve]
-
-
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Score → probability: logistic with `slope` and `offset`, or interpolated between points."""
 
@@ -333,6 +254,16 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return interpolate
 
 
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One calibrated classifier: steps of its own, scores, and a curve per score."""
+
+    steps: list[AnyStep]
+    coef: Ref
+    """(scores, width)."""
+    intercept: Ref
+    curves: list[Curve]
+
+
 class Calibrated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="calibrated"):
     """The mean of classifiers whose scores were calibrated, as CalibratedClassifierCV makes it."""
 
@@ -341,42 +272,73 @@ class Calibrated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="c
 
     def open(self, arrays: Arrays, sources: list[Source]) -> Answer:
         classes, source = self.labels.array(), sources[0]
-        members = [
-            (
-                chained(member.steps, arrays) if member.steps else None,
-                arrays[member.coef].T,
-                arrays[member.intercept],
-                [curve.open(arrays) for curve in member.curves],
-            )
-            for member in self.members
-        ]
+        scores_of = self._scores(arrays)
+        curve = self._curve(arrays)
+        members, count = len(self.members), len(classes)
 
         def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
-            x = source.matrix(rows)
-            mean = np.zeros((rows.n, len(classes)))
-            for steps, coef, intercept, curves in members:
-                own = x if steps is None else steps(x)
-                scores = own @ coef + intercept
-                check_finite(scores, own)
-                mean += _calibrated(scores, curves, len(classes))
-            mean /= len(members)
+            calibrated = curve(scores_of(source.matrix(rows)))
+            mean = np.zeros((rows.n, count))
+            for own in np.split(calibrated, members, axis=1):
+                mean += _shared(own, count)
+            mean /= members
             found = {"predict": classes.take(mean.argmax(axis=1)), "predict_proba": mean}
             return {name: found[name] for name in names}
 
         return answer
 
+    def _scores(self, arrays: Arrays) -> Callable[[Array], Array]:
+        """The scores of all members side by side."""
+        coefs = [arrays[member.coef] for member in self.members]
+        intercepts = [np.ravel(arrays[member.intercept]) for member in self.members]
+        if not any(member.steps for member in self.members):
+            weights, offsets = np.concatenate(coefs).T, np.concatenate(intercepts)
 
-def _calibrated(scores: Array, curves: list[Callable[[Array], Array]], classes: int) -> Array:
-    proba = np.zeros((len(scores), classes))
-    if classes == 2:
-        proba[:, 1] = curves[0](scores[:, 0])
-        proba[:, 0] = 1.0 - proba[:, 1]
+            def at_once(x: Array) -> Array:
+                scores: Array = x @ weights + offsets
+                check_finite(scores, x)
+                return scores
+
+            return at_once
+        parts = [
+            (chained(member.steps, arrays), coef.T, intercept)
+            for member, coef, intercept in zip(self.members, coefs, intercepts, strict=True)
+        ]
+
+        def one_by_one(x: Array) -> Array:
+            found = []
+            for steps, coef, intercept in parts:
+                own = steps(x)
+                scores = own @ coef + intercept
+                check_finite(scores, own)
+                found.append(scores)
+            return np.concatenate(found, axis=1)
+
+        return one_by_one
+
+    def _curve(self, arrays: Arrays) -> Callable[[Array], Array]:
+        """All curves, each over its own column."""
+        curves = [curve for member in self.members for curve in member.curves]
+        if all(curve.points is None for curve in curves):
+            slopes = np.array([curve.slope for curve in curves])
+            offsets = np.array([curve.offset for curve in curves])
+            return lambda scores: expit(-(slopes * scores + offsets))
+        opened = [curve.open(arrays) for curve in curves]
+
+        def apply(scores: Array) -> Array:
+            return np.stack([curve(scores[:, index]) for index, curve in enumerate(opened)], axis=1)
+
+        return apply
+
+
+def _shared(calibrated: Array, count: int) -> Array:
+    """One member's calibrated scores as probabilities of all classes."""
+    if count == 2:
+        proba = np.concatenate([1.0 - calibrated, calibrated], axis=1)
     else:
-        for index, curve in enumerate(curves):
-            proba[:, index] = curve(scores[:, index])
-        sums = np.sum(proba, axis=1)[:, None]
-        even = np.full_like(proba, 1 / classes)
-        proba = np.divide(proba, sums, out=even, where=sums != 0)
+        sums = np.sum(calibrated, axis=1)[:, None]
+        proba = np.full(calibrated.shape, 1 / count)
+        np.divide(calibrated, sums, out=proba, where=sums != 0)
     proba[(proba > 1.0) & (proba <= 1.0 + 1e-5)] = 1.0
     return proba
 

@@ -12,33 +12,15 @@ from typing import Protocol
 
 import numpy as np
 
+from lagar.runtimes.column_shares import FEW
 from lagar.runtimes.column_sources import NARROW, NOTHING, Codes, Source, number
 from lagar.runtimes.column_steps import NOT_FINITE
 from lagar.types import Array, Rows
 
 
-def expit(scores: Array) -> Array:
-    """1 / (1 + e^-score); one by one for a few, because the C library's e^x is the one that scipy has."""
-    if scores.size <= _FEW:
-        return np.array([expit_of_one(score) for score in scores.ravel().tolist()]).reshape(scores.shape)
-    shares: Array = 1 / (1 + np.exp(-scores))
-    return shares
-
-
-_FEW = 16
-
-
-def expit_of_one(score: float) -> float:
-    """1 / (1 + e^-score)."""
-    try:
-        return 1 / (1 + math.exp(-score))
-    except OverflowError:
-        return 0.0
-
-
 def check_finite(scores: Array, x: Array) -> None:
     """ValueError where x holds NaN or infinity; it is looked at only where a score is not finite."""
-    if scores.size < _FEW and math.isfinite(sum(scores.ravel().tolist())):
+    if scores.size <= FEW and math.isfinite(sum(scores.ravel().tolist())):
         return
     if not np.isfinite(scores).all() and not np.isfinite(x).all():
         raise ValueError(NOT_FINITE)
@@ -237,6 +219,7 @@ class _RecordsPart:
         self._start = start
         self._single: list[float] = weights[:, 0].tolist()
         self._several = np.concatenate([weights, np.zeros((1, weights.shape[1]))])
+        self._sources = source.entries
         self._entries = [(column, entry.number, entry.texts) for column, entry in source.entries]
         self._weighted = [
             (
@@ -265,21 +248,23 @@ class _RecordsPart:
                 values.append(1.0 if type(value) is str else number(value))
 
     def add(self, rows: Rows, scores: Array) -> None:
-        for (column, index, texts), (_, _, weights) in zip(self._entries, self._weighted, strict=True):
+        is_flat = scores.ndim == 1
+        for (column, entry), (_, _, weights) in zip(self._sources, self._weighted, strict=True):
             found = column(rows)
             if found.dtype != object:
-                if index >= 0:
-                    scores += found * self._single[index] if scores.ndim == 1 else found[:, None] * self._several[index]
+                if entry.number >= 0:
+                    own = self._several[entry.number]
+                    scores += found * own[0] if is_flat else found[:, None] * own
                 continue
             values = found.tolist()
-            if scores.ndim == 1 and index < 0:
+            if is_flat and entry.number < 0:
                 scores += [weights.get(value, 0.0) for value in values]
-            else:
-                factors = np.array([1.0 if type(value) is str else number(value) for value in values])
-                codes = [texts.get(value, NOTHING) if type(value) is str else index for value in values]
-                factors[np.array(codes) < 0] = 0.0  # a number without a column is left out, also NaN
-                terms = self._several.take(codes, axis=0) * factors[:, None]
-                scores += terms[:, 0] if scores.ndim == 1 else terms
+                continue
+            codes, factors = entry.coded(values)
+            terms = self._several.take(codes, axis=0)
+            if not isinstance(factors, float):
+                terms *= np.where(np.array(codes) < 0, 0.0, factors)[:, None]  # left out, also where it is NaN
+            scores += terms[:, 0] if is_flat else terms
 
     def is_finite(self, rows: Rows) -> bool:
         return all(

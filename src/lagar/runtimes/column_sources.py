@@ -239,6 +239,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: dict[str, int]
     """Text → its column."""
 
+    def coded(self, values: list[Any]) -> tuple[list[int], list[float] | float]:
+        """Columns of some values, and what stands there."""
+        get = self.texts.get
+        if self.number < 0 and None not in values:
+            # a number has no column here, and neither has a text that is not known
+            return [get(value, NOTHING) for value in values], 1.0
+        codes = [get(value, NOTHING) if type(value) is str else self.number for value in values]
+        return codes, [1.0 if type(value) is str else number(value) for value in values]
+
 
 class Records(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="records"):
     """A DictVectorizer: a number stands in its key's column, a text is a 1 in its own."""
@@ -248,29 +257,33 @@ class Records(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reco
 
     def open(self, context: Context) -> Source:
         width = self.width
-        entries = [(context.column(entry.field), entry.number, entry.texts) for entry in self.entries]
+        parts = [(context.column(entry.field), entry) for entry in self.entries]
+        zeros = [0.0] * (width + 1)  # NOTHING is the last column
 
         def many(rows: Rows) -> Array:
             out = np.zeros((rows.n, width + 1))
-            for column, index, texts in entries:
-                place(out, column(rows), index, texts)
+            lines = np.arange(rows.n)
+            for column, entry in parts:
+                values = column(rows)
+                if values.dtype != object:
+                    out[:, entry.number] += values
+                else:
+                    codes, factors = entry.coded(values.tolist())
+                    out[lines, codes] += factors
             return out[:, :width]
 
-        return Source(width, many, entries=[(context.column(entry.field), entry) for entry in self.entries])
+        def row(rows: Rows) -> list[float]:
+            out = zeros.copy()
+            for column, entry in parts:
+                value = column(rows).item()
+                if type(value) is str:
+                    out[entry.texts.get(value, NOTHING)] += 1.0
+                else:
+                    out[entry.number] += number(value)
+            out.pop()
+            return out
 
-
-def place(out: Array, column: Array, index: int, texts: dict[str, int]) -> None:
-    """One key's values in a matrix whose last column takes what has none; values of one column add up."""
-    if column.dtype != object:
-        if index >= 0:
-            out[:, index] += column
-        return
-    get = texts.get
-    for row, value in enumerate(column.tolist()):
-        if type(value) is str:
-            out[row, get(value, NOTHING)] += 1.0
-        else:
-            out[row, index] += number(value)
+        return Source(width, many, row if width <= NARROW else None, entries=parts)
 
 
 class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="join"):
