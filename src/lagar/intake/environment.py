@@ -31,8 +31,8 @@ from lagar.registry.environments import Environments
 from lagar.registry.manifest import Manifest
 from lagar.registry.model import ModelSource
 
-HOST_NEEDS: Final = ("msgspec", "numpy")
-"""What Lagar's own part of a host process imports."""
+HOST_NEEDS: Final = ("msgspec", "numpy", "pyyaml")
+"""What Lagar's own part of a host process imports: the last one to read MLflow folders."""
 OLDEST: Final = "3.11"
 """Lagar's own code does not run on older Pythons."""
 INSTALL_TIMEOUT_S: Final = 1800.0
