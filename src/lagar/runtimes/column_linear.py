@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from lagar.runtimes.column_shares import FEW
-from lagar.runtimes.column_sources import NARROW, NOTHING, Codes, Source, number
+from lagar.runtimes.column_sources import NARROW, NOTHING, Codes, Known, Source, looked_up, number
 from lagar.runtimes.column_steps import NOT_FINITE
 from lagar.types import Array, Rows
 
@@ -201,11 +201,10 @@ class _HotPart:
 
     def add(self, rows: Rows, scores: Array) -> None:
         for column, codes, weights in self._all:
-            values = column(rows).tolist()
             if scores.ndim == 1:
-                scores += [weights[value] for value in values]
+                scores += looked_up(weights, column(rows), np.float64)
             else:
-                scores += self._several.take([codes[value] for value in values], axis=0)
+                scores += self._several.take(looked_up(codes, column(rows)), axis=0)
 
     def is_finite(self, rows: Rows) -> bool:
         return True
@@ -220,12 +219,12 @@ class _RecordsPart:
         self._single: list[float] = weights[:, 0].tolist()
         self._several = np.concatenate([weights, np.zeros((1, weights.shape[1]))])
         self._sources = source.entries
-        self._entries = [(column, entry.number, entry.texts) for column, entry in source.entries]
+        self._entries = [(column, entry.number, Known(entry.texts, NOTHING)) for column, entry in source.entries]
         self._weighted = [
             (
                 column,
                 self._single[entry.number] if entry.number >= 0 else None,
-                {text: self._single[index] for text, index in entry.texts.items()},
+                Known({text: self._single[index] for text, index in entry.texts.items()}, 0.0),
             )
             for column, entry in source.entries
         ]
@@ -234,7 +233,7 @@ class _RecordsPart:
         for column, weight, texts in self._weighted:
             value = column(rows).item()
             if type(value) is str:
-                score += texts.get(value, 0.0)
+                score += texts[value]
             elif weight is not None:
                 score += number(value) * weight
         return score
@@ -242,29 +241,30 @@ class _RecordsPart:
     def collect(self, rows: Rows, columns: list[int], values: list[float]) -> None:
         for column, index, texts in self._entries:
             value = column(rows).item()
-            code = texts.get(value, NOTHING) if type(value) is str else index
+            code = texts[value] if type(value) is str else index
             if code >= 0:
                 columns.append(code + self._start)
                 values.append(1.0 if type(value) is str else number(value))
 
     def add(self, rows: Rows, scores: Array) -> None:
         is_flat = scores.ndim == 1
-        for (column, entry), (_, _, weights) in zip(self._sources, self._weighted, strict=True):
+        for (column, entry), (_, _, texts), (_, _, weights) in zip(
+            self._sources, self._entries, self._weighted, strict=True
+        ):
             found = column(rows)
             if found.dtype != object:
                 if entry.number >= 0:
                     own = self._several[entry.number]
                     scores += found * own[0] if is_flat else found[:, None] * own
                 continue
-            values = found.tolist()
-            if is_flat and entry.number < 0:
-                scores += [weights.get(value, 0.0) for value in values]
-                continue
-            codes, factors = entry.coded(values)
-            terms = self._several.take(codes, axis=0)
-            if not isinstance(factors, float):
-                terms *= np.where(np.array(codes) < 0, 0.0, factors)[:, None]  # left out, also where it is NaN
-            scores += terms[:, 0] if is_flat else terms
+            if entry.number >= 0:
+                codes, factors = entry.coded(found)
+                terms = self._several.take(codes, axis=0) * np.where(codes < 0, 0.0, factors)[:, None]
+                scores += terms[:, 0] if is_flat else terms
+            elif is_flat:
+                scores += looked_up(weights, found, np.float64)
+            else:
+                scores += self._several.take(looked_up(texts, found), axis=0)
 
     def is_finite(self, rows: Rows) -> bool:
         return all(

@@ -7,7 +7,7 @@ equality, as scikit-learn's encoders do for objects; numbers compare alike there
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -62,6 +62,22 @@ class Codes(dict[Any, Any]):
 
 Value = Callable[[Rows], Any]
 Column = Callable[[Rows], Array]
+
+
+class Known(dict[Any, Any]):
+    """Value → what stands for it, or the one thing that stands for all others."""
+
+    def __init__(self, known: Mapping[Any, Any], otherwise: Any) -> None:
+        super().__init__(known)
+        self._otherwise = otherwise
+
+    def __missing__(self, value: Any) -> Any:
+        return self._otherwise
+
+
+def looked_up(table: dict[Any, Any], column: Array, dtype: Any = np.intp) -> Array:
+    """What stands for each value of a column."""
+    return np.fromiter(map(table.__getitem__, column.tolist()), dtype, len(column))
 
 
 class Context:
@@ -182,10 +198,12 @@ class Lookup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="looku
             for table, array in zip(self.tables, arrays, strict=True)
         ]
         one = [(context.value(table.field), codes) for table, codes in zip(self.tables, tables, strict=True)]
-        all_ = [(context.column(table.field), codes) for table, codes in zip(self.tables, tables, strict=True)]
+        all_ = [
+            (array, context.column(table.field), Codes(table)) for table, array in zip(self.tables, arrays, strict=True)
+        ]
 
         def many(rows: Rows) -> Array:
-            parts = [np.array([codes[value] for value in column(rows).tolist()], np.float64) for column, codes in all_]
+            parts = [array.take(looked_up(codes, column(rows)), axis=0) for array, column, codes in all_]
             return np.concatenate(parts, axis=1)
 
         def row(rows: Rows) -> list[float]:
@@ -216,7 +234,7 @@ class Hot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hot"):
             out = np.zeros((rows.n, width + 1))  # NOTHING is the last column
             lines = np.arange(rows.n)
             for column, codes in all_:
-                out[lines, [codes[value] for value in column(rows).tolist()]] = 1.0
+                out[lines, looked_up(codes, column(rows))] = 1.0
             return out[:, :width]
 
         def row(rows: Rows) -> list[float]:
@@ -239,18 +257,15 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: dict[str, int]
     """Text → its column."""
 
-    def coded(self, values: list[Any]) -> tuple[list[int], list[float] | float]:
-        """Columns of some values, and what stands there."""
-        get = self.texts.get
-        if self.number < 0 and None not in values:
-            # a number has no column here, and neither has a text that is not known
-            return [get(value, NOTHING) for value in values], 1.0
-        codes = [get(value, NOTHING) if type(value) is str else self.number for value in values]
-        return codes, [1.0 if type(value) is str else number(value) for value in values]
+    def coded(self, column: Array) -> tuple[Array, Array]:
+        """Columns of the values of an array of objects, and what stands there."""
+        values = column.tolist()
+        codes = [self.texts.get(value, NOTHING) if type(value) is str else self.number for value in values]
+        return np.array(codes), np.array([1.0 if type(value) is str else number(value) for value in values])
 
 
 class Records(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="records"):
-    """A DictVectorizer: a number stands in its key's column, a text is a 1 in its own."""
+    """A DictVectorizer: a number stands in its key's column, a text is a 1 in its own. No two keys share a column."""
 
     entries: list[Entry]
     width: int
@@ -258,18 +273,21 @@ class Records(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reco
     def open(self, context: Context) -> Source:
         width = self.width
         parts = [(context.column(entry.field), entry) for entry in self.entries]
+        known = [Known(entry.texts, NOTHING) for entry in self.entries]
         zeros = [0.0] * (width + 1)  # NOTHING is the last column
 
         def many(rows: Rows) -> Array:
             out = np.zeros((rows.n, width + 1))
             lines = np.arange(rows.n)
-            for column, entry in parts:
+            for (column, entry), texts in zip(parts, known, strict=True):
                 values = column(rows)
                 if values.dtype != object:
-                    out[:, entry.number] += values
+                    out[:, entry.number] = values
+                elif entry.number < 0:  # a number has no column here, and neither has a text that is not known
+                    out[lines, looked_up(texts, values)] = 1.0
                 else:
-                    codes, factors = entry.coded(values.tolist())
-                    out[lines, codes] += factors
+                    codes, numbers = entry.coded(values)
+                    out[lines, codes] = numbers
             return out[:, :width]
 
         def row(rows: Rows) -> list[float]:
@@ -277,9 +295,9 @@ class Records(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reco
             for column, entry in parts:
                 value = column(rows).item()
                 if type(value) is str:
-                    out[entry.texts.get(value, NOTHING)] += 1.0
+                    out[entry.texts.get(value, NOTHING)] = 1.0
                 else:
-                    out[entry.number] += number(value)
+                    out[entry.number] = number(value)
             out.pop()
             return out
 
