@@ -178,9 +178,9 @@ def test_of_what_lies_beside_a_model_only_another_release_of_its_own_library_cou
     )
     assert found("scikit-learn>=1.0\n") is None
     assert found("-e .\nscikit-learn==1.0\n") is None, "nobody asked for it: what cannot be read says nothing"
-    other = found("mlflow==3.1.0\nscikit-learn==1.0.2\npandas\n")
+    other = found("mlflow==3.1.0\nscikit-learn==1.0.2\npandas\nnumpy @ https://example.com/numpy.whl\nunheard-of\n")
     assert other is not None
-    assert other.lines == ("scikit-learn==1.0.2", "pandas")
+    assert other.lines == ("scikit-learn==1.0.2", "pandas"), "a folder does not choose what is installed here"
     assert found("lightgbm==1.0\n") is None
     assert found("lightgbm==1.0\n", kind="lightgbm") is not None
 

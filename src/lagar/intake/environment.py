@@ -286,6 +286,11 @@ def _own(wanted: Requirements, pins: Mapping[str, str]) -> list[str]:
 # Requirements that nobody named: what lies beside a model.
 
 _LOCKS: Final = ("requirements.txt", "Pipfile.lock", "pyproject.toml", "python_env.yaml", "conda.yaml")
+_KNOWN: Final = frozenset({
+    "catboost", "category-encoders", "cloudpickle", "feature-engine", "imbalanced-learn", "joblib", "lightgbm", "numpy",
+    "onnxruntime", "pandas", "scikit-learn", "scikit-survival", "scipy", "threadpoolctl", "xgboost", "xgboost-cpu",
+})  # fmt: skip
+"""Libraries whose pickles are opened unasked; only these are installed unasked, since a package is code."""
 _BUILDS: Final = {"xgboost-cpu": "xgboost", "onnxruntime-gpu": "onnxruntime", "scikit-learn-intelex": "scikit-learn"}
 _OWNERS: Final = {"sklearn": "scikit-learn", "imblearn": "imbalanced-learn", "category_encoders": "category-encoders"}
 
@@ -294,7 +299,8 @@ def beside(folder: Path, kind: str, modules: Iterable[str]) -> Requirements | No
     """The requirements in a model's own folder, where this environment lacks a library that the model itself imports,
     or has another release of it (1.6 and 1.9); None otherwise.
 
-    `kind` is the model's, `modules` those that its pickle imports. Of an MLflow folder mlflow itself is left out.
+    `kind` is the model's, `modules` those that its pickle imports. Only libraries that Lagar knows are among the lines:
+    a folder may be anybody's, and must not choose what is installed and run here.
     """
     roots = {name.partition(".")[0] for name in (*modules, kind)}
     concerned = {str(canonicalize_name(_OWNERS.get(root, root))) for root in roots}
@@ -307,13 +313,13 @@ def beside(folder: Path, kind: str, modules: Iterable[str]) -> Requirements | No
             wanted = lock.read(path)
             if not any(_differs(line, concerned, installed) for line in wanted.lines):
                 return None
-            lines = [line for line in wanted.lines if not _of_mlflow(line)]
-            return msgspec.structs.replace(wanted, lines=tuple(lines))
+            return msgspec.structs.replace(wanted, lines=tuple(filter(_is_known, wanted.lines)))
     return None
 
 
-def _of_mlflow(line: str) -> bool:
-    return str(canonicalize_name(Requirement(line).name)) in ("mlflow", "mlflow-skinny")
+def _is_known(line: str) -> bool:
+    wanted = Requirement(line)
+    return wanted.url is None and str(canonicalize_name(wanted.name)) in _KNOWN
 
 
 def _here() -> dict[str, str]:
