@@ -415,7 +415,7 @@ def test_a_model_is_listed_with_all_versions_the_live_one_first() -> None:
         ModelInfo("text", "1", "custom", TEXT, has_preprocess=True, warnings=("old",)),
         ModelInfo("open", "1", "custom", OPEN),
     ]
-    models = orjson.loads(orjson.dumps(cards.models_list(infos)))
+    models = orjson.loads(orjson.dumps(cards.models_list(infos, {})))
     assert [(model["name"], model["live"]) for model in models] == [("churn", "2"), ("text", "1"), ("open", "1")]
     assert [version["version"] for version in models[0]["versions"]] == ["2", "1"]
     card = models[0]["versions"][0]

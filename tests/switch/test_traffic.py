@@ -84,12 +84,36 @@ def test_versions_by_name(home: Path, verbs: Local, start: Start, wines: Wines) 
     for version in ("1", "2"):
         answer = ask(server, wines, version).json()
         assert (answer["version"], answer["predictions"]) == (version, [wines.expected[version][0].label])
-    missing = ask(server, wines, "3")
+    missing = ask(server, wines, "4")
     assert missing.status_code == 404
-    assert "3" in missing.json()["error"]["message"]
+    assert "4" in missing.json()["error"]["message"]
     with pytest.raises(InvalidVersion, match="is in use"):
         verbs.retire("wine", "2")
     verbs.promote("wine", "1")
-    eventually(lambda: ask(server, wines, "2").status_code == 404, what="version 2 unloaded")
+    eventually(lambda: ask_versions(server) == {"1"}, what="version 2 unloaded")
     assert verbs.retire("wine", "2").state == "retired"
     assert live(server) == {"1"}
+
+
+def test_any_version_answers_by_its_label_or_an_alias_of_it(
+    home: Path, verbs: Local, start: Start, wines: Wines
+) -> None:
+    verbs.promote("wine", "1")
+    server = start(home)
+    for version in ("3", "2"):  # 3 in a library that no live version needs
+        answer = ask(server, wines, version).json()
+        assert (answer["version"], answer["predictions"]) == (version, [wines.expected[version][0].label])
+    for version in ("3", "2"):
+        verbs.alias("wine", "candidate", version)
+        eventually(
+            lambda version=version: ask(server, wines, "candidate").json().get("version") == version,  # type: ignore[misc]
+            60,
+            "the alias",
+        )
+    assert live(server) == {"1"}
+    verbs.retire("wine", "2")
+    gone = eventually(
+        lambda: (found := ask(server, wines, "2")).status_code == 404 and found.json()["error"], 60, "2 refused"
+    )
+    assert "retired" in gone["message"]
+    assert "lagar retire wine 2 --undo" in gone["message"]
