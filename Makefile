@@ -1,7 +1,7 @@
 # `make help` lists the targets. Python 3.11 or later with pip is all that has to be there.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all lint format lock bench dist packages clean
+.PHONY: help env demo test test-all lint format lock bench families dist packages clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -51,6 +51,9 @@ bench: env packages ## requests per second beside MLServer and FastAPI, as Markd
 
 dist: env ## wheel and source distribution in dist/
 	$(BIN)/python -m hatchling build -d dist
+
+families: env ## models of every family, original against compiled: writes the table of docs/compile.md
+	@$(BIN)/python bench/families.py --write docs/compile.md $(FAMILIES)
 
 packages: # Debian packages for tests and bench: as root only, and only what is missing
 	@$(if $(PYTHON),$(PYTHON) scripts/packages.py)

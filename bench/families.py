@@ -47,9 +47,9 @@ def main() -> None:
     for family in chosen:
         print(f"{family.name} …", file=sys.stderr, flush=True)
         results.append(_in_a_process(family, options.rounds, options.core))
+        if options.json:
+            Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
     table = markdown(results)
-    if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
     if options.write:
         _write(Path(options.write), table)
     else:
