@@ -50,6 +50,7 @@ class Run:
         bin_ = str(Path(sys.executable).parent)
         self._env = clean_env(home / ".lagar", {"PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}", "HOME": str(home)})
         self._env |= {"PWD": str(folder), "COLUMNS": "120"}
+        del self._env["LAGAR_COMPILE"]  # a page shows what its reader sees
 
     def block(self, block: Block) -> None:
         """Run a block; an AssertionError says which line of the page did something else than it shows."""

@@ -186,7 +186,7 @@ def unready(server: LagarServer) -> Any:
     return answer.json() if answer.status_code == 503 else None
 
 
-@pytest.mark.parametrize("name", ["worker 1", "control"])
+@pytest.mark.parametrize("name", ["worker 1", pytest.param("control", marks=pytest.mark.slow)])
 def test_a_process_that_stands_still_is_not_ready_and_is_replaced(serve: Serve, scripted: Path, name: str) -> None:
     server = serve(scripted, workers=2, args=["--request-timeout-s", "1"])
     pid = server.control() if name == "control" else server.workers()[1]
@@ -202,20 +202,6 @@ def test_a_process_that_stands_still_is_not_ready_and_is_replaced(serve: Serve, 
     server.wait_line(f"{name} is restarted: it did not respond for 13 s", 90)
     eventually(server.is_ready, 60, "a successor")
     assert not is_alive(pid)
-
-
-def test_a_model_that_never_lets_go_of_the_interpreter_costs_one_worker(serve: Serve, tmp_path: Path) -> None:
-    # a regular expression holds the GIL until it is done: this one takes years
-    search = 'import re; re.match("(a+)+b", "a" * 60 * rows[0]["tag"])'
-    model = scripted_model(
-        tmp_path / "m", SCRIPTED.replace("        seconds =", f"        {search}\n        seconds =")
-    )
-    (model / "example.json").write_text('[{"seconds": 0.0, "tag": 0}]')
-    server = serve(model, args=["--request-timeout-s", "1"])
-    with pytest.raises(LOST):
-        predict(server, 0, 1)
-    server.wait_line("worker 0 is restarted: ")
-    assert predict(server, 0, 0) == [0]
 
 
 def test_64_connections_are_spread_over_4_workers(four_workers: LagarServer) -> None:

@@ -142,6 +142,7 @@ def test_the_demo_gets_the_answers_that_the_readme_shows_though_its_port_is_take
     assert [difference(*pair) for pair in zip(shown, answers_in(said), strict=True)] == [None] * len(shown)
 
 
+@pytest.mark.slow
 def test_the_demo_does_without_curl(tmp_path: Path) -> None:
     said = run_demo(tmp_path, PATH=str(tmp_path / "no-programs"))
     assert "curl is not installed" in said

@@ -13,16 +13,16 @@ from support.registry import LONG_AGO, Place, push, together
 from support.wait import eventually
 
 
-def test_ten_who_push_one_model_at_once_get_numbers_of_their_own(any_place: Place, tmp_path: Path) -> None:
-    any_place.open().close()
+def test_ten_who_push_one_model_at_once_get_numbers_of_their_own(each_place: Place, tmp_path: Path) -> None:
+    each_place.open().close()
     script = (
         "sys.stdin.read()\n"
         "for turn in range(3):\n"
         "    data = f'{number}-{turn}'.encode()\n"
         "    print(push(releases, Path(args[0]) / str(number), data, note=data.decode()).version)\n"
     )
-    said = together(any_place.start(script, tmp_path, count=10))
-    with any_place.elsewhere(tmp_path / "other").open() as releases:
+    said = together(each_place.start(script, tmp_path, count=10))
+    with each_place.elsewhere(tmp_path / "other").open() as releases:
         found = releases.versions("wine")
         assert sorted(said, key=int) == [str(number) for number in range(1, 31)]
         assert [version.version for version in found] == sorted(said, key=int)

@@ -24,9 +24,9 @@ LAGAR = str(Path(sys.executable).with_name("lagar"))
 
 
 def clean_env(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a lagar process: this one's without any LAGAR_* setting, and a home of its own."""
+    """The environment for a lagar process: a home of its own, nothing compiled, no LAGAR_* setting of this one."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("LAGAR_", "COV_"))}
-    env |= {"LAGAR_HOME": str(home), "NO_COLOR": "1", "PYTHONWARNINGS": "default"}
+    env |= {"LAGAR_HOME": str(home), "LAGAR_COMPILE": "off", "NO_COLOR": "1", "PYTHONWARNINGS": "default"}
     return env | dict(extra or {})
 
 

@@ -40,6 +40,7 @@ def forests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "home"
 
 
+@pytest.mark.slow
 def test_twenty_promotes_do_not_grow_the_workers(forests: Path, start: Callable[..., LagarServer]) -> None:
     with open_releases(forests) as releases:
         verbs = Local(releases)

@@ -103,6 +103,7 @@ def test_a_promote_reaches_both_servers_of_a_home(home: Path, verbs: Local, star
         eventually(lambda server=server: live(server) == {"2"}, what="version 2 live")  # type: ignore[misc]
 
 
+@pytest.mark.slow  # its parts: two servers of a home above, PostgreSQL below and in tests/registry
 def test_a_promote_reaches_both_servers_of_a_postgresql_catalog(shared: Shared, start: Start, load: MakeLoad) -> None:
     shared.verbs.promote("wine", "1")
     first = start(shared.home("first"), env=shared.env)
@@ -116,6 +117,7 @@ def test_a_promote_reaches_both_servers_of_a_postgresql_catalog(shared: Shared, 
         two.only("1", 100)
 
 
+@pytest.mark.slow
 def test_a_promote_goes_through_without_a_server_that_has_stopped_which_comes_back_on_the_current_version(
     home: Path, verbs: Local, start: Start, releases: Releases
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_promote_goes_through_without_a_server_that_has_stopped_which_comes_ba
     assert readiness(second) == ""
 
 
+@pytest.mark.slow
 def test_a_server_whose_supervisor_stands_still_holds_no_promote_up(
     home: Path, verbs: Local, start: Start, releases: Releases
 ) -> None:

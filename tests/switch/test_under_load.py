@@ -33,7 +33,7 @@ def test_promotes_and_rollbacks_beside_a_loaded_library_lose_no_request(
     assert "Traceback" not in server.stderr()
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+@pytest.mark.parametrize("pause_s", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_versions_of_another_library_take_the_posts_over_without_a_lost_request(
     home: Path, verbs: Local, start: Start, load: MakeLoad, pause_s: float
 ) -> None:
