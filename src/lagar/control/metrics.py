@@ -58,6 +58,11 @@ def server_facts(state: ControlState) -> Iterator[Metric]:
     for result, count in state.switches.items():
         switches.add_metric((result,), count)
     yield switches
+    yield GaugeMetricFamily(
+        "lagar_paths_refused",
+        "Places at the paths of this server that hold no model that can be served.",
+        value=float(len(state.refused)),
+    )
     models = GaugeMetricFamily(
         "lagar_models",
         "1 for each version in service, 0 for one that is loaded when it is asked for; live is true for the one that "

@@ -22,7 +22,7 @@ from lagar.control.facts import (
 )
 from lagar.control.openapi import native_bases
 from lagar.control.state import ControlState
-from lagar.registry.model import ModelInfo
+from lagar.registry.model import ModelInfo, without_folders
 from lagar.registry.signature import Field
 
 TABLE_ROWS = 300
@@ -48,7 +48,9 @@ class Pages:
         """What is served: every version with its facts, its signature and its form."""
         versions = [_version(state, info, prefix) for name in state.names for info in state.versions(name)]
         island = {"wantsKey": state.wants_key, "versions": [version["form"] for version in versions]}
-        return self._render("index.html", state, prefix, names=state.names, versions=versions, island=island)
+        return self._render(
+            "index.html", state, prefix, names=state.names, versions=versions, island=island, refused=_refused(state)
+        )
 
     def docs(self, state: ControlState, prefix: str) -> str:
         return self._render("docs.html", state, prefix)
@@ -59,6 +61,11 @@ class Pages:
 
         facts = {"prefix": prefix, "static": static, "server": state.server, "release": lagar.__version__}
         return self._templates.get_template(template).render(**facts, wants_key=state.wants_key, **values)
+
+
+def _refused(state: ControlState) -> dict[str, str]:
+    """What lies at the server's paths and is not served, without saying where they lie."""
+    return {"/".join(Path(path).parts[-2:]): without_folders(why) for path, why in state.refused.items()}
 
 
 def _version(state: ControlState, info: ModelInfo, prefix: str) -> dict[str, Any]:

@@ -11,12 +11,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from lagar.control import disk
+from lagar.control.compiling import Compiler
 from lagar.control.disk import Stamp
 from lagar.errors import LagarError, SettingsError, SetupError
 from lagar.intake import inspect, paths
@@ -27,6 +29,7 @@ from lagar.registry.mirror import Mirror
 from lagar.registry.model import Asked, ModelSource
 from lagar.registry.releases import Releases, Who
 from lagar.server.channel import Commit, Message, Prepare, Prepared
+from lagar.settings import Compile
 
 LOOK_S = 1.0
 KEPT_S = 3600.0
@@ -58,7 +61,7 @@ class Watcher:
         self, releases: Releases, asked: Asked, tell: Callable[[Message], None], log: Log, *, who: Who,
         progress: Progress, at_once: int, watch: bool, mirrors: Mapping[str, Mirror], default_model: str,
         generation: int, sources: tuple[ModelSource, ...], begun: Callable[[], None],
-        refused: Callable[[dict[str, str]], None], count: Callable[[str], None],
+        refused: Callable[[dict[str, str]], None], count: Callable[[str], None], compiling: Compile,
     ) -> None:  # fmt: skip
         self._releases = releases
         self._asked = asked
@@ -68,6 +71,8 @@ class Watcher:
         self._progress = progress
         self._at_once = at_once
         self._watch = watch
+        self._compiling = compiling
+        self._compiler = Compiler(releases, log, build=True)
         self._mirrors = mirrors
         """The folders in which S3 prefixes lie."""
         self._default_model = default_model
@@ -106,6 +111,8 @@ class Watcher:
             try:
                 if self._watch:
                     await self._turn()
+                if self._compiling == "background":
+                    await self._take_compiled()
                 if time.monotonic() - self._kept_at > KEPT_S:
                     self._kept_at = time.monotonic()
                     await asyncio.to_thread(self._keep_files)
@@ -120,6 +127,7 @@ class Watcher:
         finding = await apart(lambda: paths.find(self._local()))
         self._check_default({one.source.name for one in finding.found})
         admitted, refused = await apart(lambda: self._admit(finding.found))
+        admitted = await self._compiled(admitted)
         wrong: list[tuple[Place, LagarError]] = [*finding.wrong, *refused]
         for place, error in refused:
             if place.given or not admitted:
@@ -228,6 +236,7 @@ class Watcher:
             except SetupError as error:
                 self._refuse(path, error.message)
         admitted, refused = await apart(lambda: self._admit(found))
+        admitted = await self._compiled(admitted)
         for place, refusal in refused:
             self._refuse(place.path, refusal.message)
         fresh = {one.found.place.path: one for one in admitted if self._fits(one, left, common)}
@@ -263,6 +272,27 @@ class Watcher:
             return
         for path, one in fresh.items():
             await self._go_over(left if path == next(iter(fresh)) else dict(self._good), {path: one})
+
+    async def _compiled(self, admitted: list[Admitted]) -> list[Admitted]:
+        """With --compile wait, each in the forms that it is to serve in."""
+        if self._compiling != "wait":
+            return admitted
+        now = self._compiler.now
+        return [msgspec.structs.replace(one, source=await apart(partial(now, one.source))) for one in admitted]
+
+    async def _take_compiled(self) -> None:
+        """Switch to what was compiled since the last look; what is new has its turn."""
+        self._compiler.want(one.source for one in self._good.values())
+        done = self._compiler.done()
+        if not done:
+            return
+        wanted = {
+            path: msgspec.structs.replace(one, source=done.get((one.source.name, one.source.version), one.source))
+            for path, one in self._good.items()
+        }
+        why = await self._switch(wanted)
+        if why:
+            self._log.error("a compiled version cannot be served; it goes on as it was saved", reason=why)
 
     async def _switch(self, wanted: dict[Path, Admitted]) -> str:
         """Why the workers cannot answer with that; "" when they do."""

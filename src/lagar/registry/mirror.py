@@ -44,8 +44,9 @@ class Mirror:
         self._prefix = prefix
         key = hashlib.sha256(f"{endpoint}\0{bucket}/{prefix}".encode()).hexdigest()[:32]
         self._folder = cache / "mirrors" / key
-        self.path = self._folder / (PurePosixPath(prefix).name or bucket)
-        """The folder, or the file, that stands for the URL."""
+        place = PurePosixPath(bucket) / prefix
+        self.path = self._folder / "objects" / place.parent.name / place.name
+        """The folder, or the file, that stands for the URL; where that is model.*, it is named by what it lies in."""
         self._bucket: Any = open_bucket(bucket, None, endpoint)
         self._listed: Listing | None = None
         self._next = 0.0
