@@ -16,6 +16,10 @@ from lagar.runtimes.column_steps import AnyStep, Impute, Ref, Refuse, Select
 from lagar.types import Array
 
 
+WIDEST = 4096
+"""Columns of a sparse matrix that may be written out: 32 MB for 1,000 rows."""
+
+
 class Sheet:
     """What a whole program shares: its arrays, numbered, and the signature of the model."""
 
@@ -131,7 +135,9 @@ class Flow:
         return Stepped(source, steps, width)
 
     def source(self) -> AnySource:
-        """All columns as numbers."""
+        """All columns as numbers; NotApplicable where scikit-learn's sparse matrix would become a huge one."""
+        if self.sparse and self.width > WIDEST:
+            raise NotApplicable(f"its sparse matrix of {self.width:,} columns would have to be written out")
         parts = self.sources()
         return parts[0] if len(parts) == 1 else Join(parts)
 
