@@ -15,7 +15,6 @@ from lagar.runtimes.column_sources import NOTHING, AnySource, Fields, Hot, Join,
 from lagar.runtimes.column_steps import AnyStep, Impute, Ref, Refuse, Select
 from lagar.types import Array
 
-
 WIDEST = 4096
 """Columns of a sparse matrix that may be written out: 32 MB for 1,000 rows."""
 
