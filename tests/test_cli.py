@@ -115,7 +115,7 @@ def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
         rows.open("w"),
     ):  # opened for writing once the command has opened it for reading
         process.send_signal(signal.SIGINT)
-        _, words = process.communicate(timeout=60)
+        _, words = process.communicate(timeout=120)
     assert process.returncode == 130
     assert words.strip() == ""
 

@@ -152,12 +152,12 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(server.pid, number)
-                server.wait(20)
+                server.wait(60)
             except ProcessLookupError:
                 break
             except subprocess.TimeoutExpired:
                 continue
-        server.wait(20)
+        server.wait(60)
 
     def close(self) -> None:
         """End every server that the page has started."""

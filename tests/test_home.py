@@ -172,7 +172,7 @@ def test_processes_that_start_at_once_make_one_catalog(tmp_path: Path) -> None:
         process.stdin.close()
         process.stdin = None
     for process in started:
-        _, problems = process.communicate(timeout=60)
+        _, problems = process.communicate(timeout=120)
         assert process.returncode == 0, problems
     with open_catalog(home) as catalog, catalog.read() as connection:
         names = connection.execute(sa.select(tables.keys.c.name)).scalars().all()
@@ -225,7 +225,7 @@ def test_a_catalog_says_when_it_was_changed_by_anyone(tmp_path: Path) -> None:
             "with catalog.open_catalog(Path(sys.argv[1])) as place: keys.create_key(place, 'x', ['read'])",
             tmp_path,
         )
-        _, problems = other.communicate(timeout=60)
+        _, problems = other.communicate(timeout=120)
         assert other.returncode == 0, problems
         assert catalog.changed()
         assert not catalog.changed()

@@ -384,7 +384,7 @@ def test_a_drain_that_takes_too_long_ends_with_an_error(serve: Serve, scripted: 
 def test_a_signal_while_the_models_load_ends_at_once(serve: Serve, tmp_path: Path) -> None:
     slow = SCRIPTED.replace("        pass\n", "        time.sleep(600)\n", 1)
     server = serve(scripted_model(tmp_path / "m", slow), workers=2, wait=False)
-    eventually(lambda: len(server.workers()) == 2, 20, "two workers")
+    eventually(lambda: len(server.workers()) == 2, 90, "two workers")
     server.signal(signal.SIGTERM)
     assert server.wait_exit(20) == 0
 

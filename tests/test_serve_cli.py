@@ -46,7 +46,7 @@ def test_the_ready_line_says_where_and_what(serve: Serve, wine: Trained) -> None
     assert re.fullmatch("[0-9a-f]{8,}", server.version("wine")), "the hash of what lay there"
     assert server.port > 0
     assert server.is_ready(), "it is ready when it says so"
-    answer = httpx.post(f"{server.url}/predict", json=wine.records[0], timeout=10)
+    answer = httpx.post(f"{server.url}/predict", json=wine.records[0], timeout=90)
     assert answer.json()["predictions"] == wine.model.predict(wine.rows[:1]).tolist()
 
 
@@ -102,10 +102,10 @@ def test_another_address_than_loopback_needs_keys(serve: Serve, home: Path, tmp_
     assert "0.0.0.0" in line
     body = {"seconds": 0.0, "tag": 1}
     opened = serve(model, args=["--host", "0.0.0.0", "--no-auth"])
-    assert httpx.post(f"http://127.0.0.1:{opened.port}/predict", json=body, timeout=5).status_code == 200
+    assert httpx.post(f"http://127.0.0.1:{opened.port}/predict", json=body, timeout=90).status_code == 200
     assert lagar("keys", "create", "--name", "app", "--scope", "infer", home=home).returncode == 0
     guarded = serve(model, args=["--host", "0.0.0.0"], home=home)
-    assert httpx.post(f"http://127.0.0.1:{guarded.port}/predict", json=body, timeout=5).status_code == 401
+    assert httpx.post(f"http://127.0.0.1:{guarded.port}/predict", json=body, timeout=90).status_code == 401
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
@@ -225,7 +225,7 @@ def test_https_is_served_with_a_certificate(serve: Serve, certificates: Path, tm
     server = serve(scripted_model(tmp_path / "m"), args=tls)
     assert server.url == f"https://127.0.0.1:{server.port}"
     context = ssl.create_default_context(cafile=str(certificates / "cert.pem"))
-    answer = httpx.post(f"{server.url}/predict", json={"seconds": 0.0, "tag": 4}, verify=context, timeout=10)
+    answer = httpx.post(f"{server.url}/predict", json={"seconds": 0.0, "tag": 4}, verify=context, timeout=90)
     assert answer.json()["predictions"] == [4]
 
 

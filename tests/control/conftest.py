@@ -43,7 +43,7 @@ def control(tmp_path: Path) -> Iterator[Control]:
             thread.join(20)
 
         stops.append(stop)
-        eventually(lambda: server.started, 20, "the control app on its socket")
+        eventually(lambda: server.started, 90, "the control app on its socket")
         return client
 
     yield start

@@ -163,7 +163,7 @@ def test_children_and_grandchildren_end_with_the_load(tmp_path: Path) -> None:
     before = set(_pausing())
     tried, _ = sandbox.load(hostile(tmp_path / "m", body))
     assert tried.golden.outputs["predict"]
-    eventually(lambda: set(_pausing()) <= before, 10, "the end of every descendant")
+    eventually(lambda: set(_pausing()) <= before, 90, "the end of every descendant")
 
 
 def _pausing() -> list[int]:
@@ -247,7 +247,7 @@ def test_interrupting_the_push_ends_the_trial(tmp_path: Path) -> None:
     finally:
         pusher.send_signal(signal.SIGKILL)
         pusher.wait()
-    eventually(lambda: set(_pausing()) <= before, 20, "the trial's end")
+    eventually(lambda: set(_pausing()) <= before, 90, "the trial's end")
     assert source.name == "m"
 
 

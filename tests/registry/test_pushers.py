@@ -108,7 +108,7 @@ def test_a_push_that_is_killed_leaves_nothing_that_is_seen(each_place: Place, tm
         "push(releases, Path(args[0]), b'weights', alias='champion')\n"
     )
     killed = each_place.start(script, tmp_path)
-    _, problems = killed.communicate(timeout=60)
+    _, problems = killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL, problems
     with each_place.open() as releases:
         assert nothing_is_seen(releases)
@@ -131,7 +131,7 @@ def test_a_push_that_is_killed_while_its_file_is_written_leaves_nothing(place: P
         root = tmp_path / "store" if place.store else place.home / "artifacts"
         eventually(lambda: any(found.stat().st_size for found in (root / "tmp").iterdir()), what="a half-written file")
         killed.kill()
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     with place.open() as releases:
         assert nothing_is_seen(releases)

@@ -38,7 +38,7 @@ class Browser:
             found = self.chrome.find_elements(By.CSS_SELECTOR, css)
             return next((element for element in found if element.is_displayed()), None)
 
-        element = eventually(visible, 20, f"a visible {css}")
+        element = eventually(visible, 90, f"a visible {css}")
         assert element is not None
         return element
 
@@ -54,7 +54,7 @@ class Browser:
                     return self.chrome.find_element(By.ID, label.get_attribute("for") or "")
             return None
 
-        element = eventually(labelled, 20, f"a field labelled {name}")
+        element = eventually(labelled, 90, f"a field labelled {name}")
         assert element is not None
         return element
 

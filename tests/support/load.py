@@ -105,7 +105,7 @@ class Load:
     def more(self, count: int) -> None:
         """Wait until so many further requests are answered."""
         wanted = self.report.answered + count
-        eventually(lambda: self.report.answered >= wanted or self.report.failed, 30, f"{count} further answers")
+        eventually(lambda: self.report.answered >= wanted or self.report.failed, 90, f"{count} further answers")
         self.check()
 
     def only(self, version: str, count: int = 200) -> None:
@@ -117,7 +117,7 @@ class Load:
             after = self.report.versions
             return all(after[other] == before.get(other, 0) for other in after if other != version)
 
-        eventually(alone, 20, f"answers of version {version} alone")
+        eventually(alone, 90, f"answers of version {version} alone")
 
     def check(self) -> None:
         """Fail if any request was lost, refused, or answered wrongly."""

@@ -290,9 +290,9 @@ def test_a_promote_waits_for_the_live_servers_and_says_why_one_refused(stock: St
                 releases.lease("s1", "http://one:8080", 0, True)
                 return releases.pending() is not None
 
-            eventually(proposed, 30, "the second promote")
+            eventually(proposed, 90, "the second promote")
             releases.report(2, "s1", False, "golden row 3: predict 1, expected 2")
-            said = second.communicate(timeout=30)[1]
+            said = second.communicate(timeout=90)[1]
         finally:
             second.kill()
             second.wait()

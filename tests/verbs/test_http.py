@@ -150,7 +150,7 @@ def test_refusals_have_their_status_and_the_one_shape(shared: Keyed) -> None:
 def test_read_looks_and_only_admin_changes(keyed: Keyed) -> None:
     def status(method: str, path: str, scope: str | None, body: Any = None) -> int:
         headers = {} if scope is None else {"X-Api-Key": keyed.keys[scope]}
-        return httpx.request(method, keyed.server.url + path, headers=headers, json=body, timeout=30).status_code
+        return httpx.request(method, keyed.server.url + path, headers=headers, json=body, timeout=90).status_code
 
     for path in ("/api/models", "/api/models/wine/versions/v1.0.9", "/api/models/wine/history"):
         assert [status("GET", path, scope) for scope in (None, "infer", "read", "admin")] == [401, 403, 200, 200]
@@ -205,7 +205,7 @@ def test_a_push_over_http_is_the_push_of_the_command_line(keyed: Keyed) -> None:
     assert reports[0] == reports[1]
     assert answer("show", "there", home=home)["card"]["created_by"].startswith("admin (key ")
     assert answer("show", "there", home=home)["manifest"]["provenance"]["source"] == "first.joblib"
-    eventually(lambda: uploads(home) == [], 20, "an empty folder of uploads")
+    eventually(lambda: uploads(home) == [], 90, "an empty folder of uploads")
 
 
 def test_a_folder_is_pushed_over_http_with_what_lies_in_it(keyed: Keyed, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_refused_push_over_http_names_the_step_and_no_folder_of_the_server(sha
     taken = {"model": ("other.joblib", shared.stock.second.read_bytes())}
     again = shared.client.post("/api/models/wine/versions", files=taken, data={"version": "v1.0.9"})
     assert error_of(again, 409)["code"] == "version_exists"
-    eventually(lambda: uploads(shared.stock.home) == [], 20, "an empty folder of uploads")
+    eventually(lambda: uploads(shared.stock.home) == [], 90, "an empty folder of uploads")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_three_hundred_megabytes_go_to_disk_without_being_held(shared: Keyed) ->
     assert last["error"]["step"] == "scan", last
     assert most - before < 60
     assert sum(map(pss_mb, pids)) - before < 60
-    eventually(lambda: uploads(shared.stock.home) == [], 20, "an empty folder of uploads")
+    eventually(lambda: uploads(shared.stock.home) == [], 90, "an empty folder of uploads")
 
 
 def test_a_push_over_the_limit_is_413_and_other_bodies_keep_their_own(serve: Any, stock: Stock, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_push_over_the_limit_is_413_and_other_bodies_keep_their_own(serve: Any
     assert error_of(httpx.post(path, content=bytes(150_000), headers=headers, timeout=60), 422)["step"] == "scan"
     other = httpx.post(f"{server.url}/predict", content=b" " * 1001, headers=headers, timeout=60)
     assert "max_body_bytes" in error_of(other, 413)["message"]
-    eventually(lambda: uploads(stock.home) == [], 10, "an empty folder of uploads")
+    eventually(lambda: uploads(stock.home) == [], 90, "an empty folder of uploads")
 
 
 def head(path: str, length: int, key: str) -> bytes:
@@ -363,9 +363,9 @@ def test_an_upload_that_is_cut_in_the_middle_leaves_nothing(shared: Keyed, end: 
     with Wire(shared.server.port) as wire:
         wire.send(head("/api/models/cut/versions?filename=cut.joblib", 10_000_000, shared.keys["admin"]))
         wire.send(bytes(2_000_000))
-        eventually(lambda: uploads(home), 20, "a folder for the upload")
+        eventually(lambda: uploads(home), 90, "a folder for the upload")
         end(wire)
-        eventually(lambda: uploads(home) == [], 20, "an empty folder of uploads")
+        eventually(lambda: uploads(home) == [], 90, "an empty folder of uploads")
     assert error_of(shared.client.get("/api/models/cut"), 404)
     with open_releases(home) as releases:
         assert releases.audit("cut") == []
@@ -381,10 +381,10 @@ def test_whoever_leaves_during_the_intake_leaves_nothing_and_nobody_waits(shared
     with Wire(shared.server.port) as wire:
         path = "/api/models/left/versions?filename=slow.joblib"
         wire.send(head(path, len(data), shared.keys["admin"]) + data)
-        eventually(lambda: intakes(control), 20, "the intake")
+        eventually(lambda: intakes(control), 90, "the intake")
         assert shared.client.get("/api/models").status_code == 200  # control answers meanwhile
-    eventually(lambda: not intakes(control), 20, "the end of the intake")
-    eventually(lambda: uploads(shared.stock.home) == [], 20, "an empty folder of uploads")
+    eventually(lambda: not intakes(control), 90, "the end of the intake")
+    eventually(lambda: uploads(shared.stock.home) == [], 90, "an empty folder of uploads")
     assert error_of(shared.client.get("/api/models/left"), 404)
 
 
