@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from lagar.runtimes.base import one_per_row, plain
+from lagar.runtimes.base import FLOAT32_MAX, one_per_row, plain
 from lagar.types import Array, Outputs
 
 _FEW: Final = 16
@@ -71,7 +71,13 @@ class Answers:
             "softmax": _softmax,
         }
         self._finish = finishes[answer.finish]
-        self._alone = not answer.many and len(self._labels) == 2 and answer.finish in ("none", "sigmoid")
+        self._alone = (
+            answer.form != "value"
+            and not answer.many
+            and len(self._labels) == 2
+            and answer.finish in ("none", "sigmoid")
+        )
+        """A single value is answered without NumPy."""
 
     def outputs(self, values: Array, names: tuple[str, ...]) -> Outputs:
         """The named outputs of n rows."""
@@ -79,7 +85,7 @@ class Answers:
         if answer.form == "value":
             return {"predict": one_per_row(self._finish(values))}
         if self._alone and values.shape == (1,):
-            return self._one(values, names)
+            return self.one(values.item(), values.dtype == np.float32, names)
         if answer.finish == "softmax" and len(values) == 1 and values.shape[1] <= _FEW:
             return self._one_of_several(values, names)
         found: Outputs = {}
@@ -106,16 +112,14 @@ class Answers:
             index = (values > self._answer.border).astype(np.intp)
         return self._labels.take(index)
 
-    def _one(self, values: Array, names: tuple[str, ...]) -> Outputs:
-        """One row with one value: NumPy's calls would take longer than the model."""
+    def one(self, value: float, single: bool, names: tuple[str, ...]) -> Outputs:
+        """One row with one value, in float32 if `single`: NumPy's calls would take longer than the model."""
         answer = self._answer
-        value = last = values.item()
-        single = values.dtype == np.float32
-        if answer.finish == "sigmoid":
-            last = _sigmoid_of_one(value, single)
-        first = 1.0 - last
-        if single:
-            first = float(np.float32(first))
+        if not self._alone:
+            values = np.array([value], dtype=np.float32 if single else np.float64)
+            return self.outputs(values, names)
+        last = _sigmoid_of_one(value, single) if answer.finish == "sigmoid" else value
+        first = float(np.float32(1.0 - last)) if single else 1.0 - last
         found: Outputs = {}
         if "predict" in names:
             is_second = last > first if answer.argmax else (last if answer.finished else value) > answer.border
@@ -154,9 +158,9 @@ def _sigmoid_of_one(value: float, single: bool) -> float:
         power = math.inf
     if not single:
         return 1.0 / (1.0 + power)
-    with np.errstate(over="ignore"):
-        power = float(np.float32(power))
-    return float(np.float32(1.0 / float(np.float32(1.0 + power))))
+    if power > FLOAT32_MAX:
+        return 0.0
+    return float(np.float32(1.0 / float(np.float32(1.0 + float(np.float32(power))))))
 
 
 def _both(values: Array) -> Array:

@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -102,8 +103,7 @@ class GraphForm:
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         try:
             if self._answers is not None:
-                values = self._sums(rows)
-                return self._answers.outputs(values[:, 0] if values.shape[1] == 1 else values, outputs)
+                return self._of_sums(self._answers, rows, outputs)
             feed = {self._input: self._texts(rows) if self._document.text is not None else self._matrix(rows)}
             names = [name for name in self._document.outputs if name in outputs]
             found = self._session.run([self._document.outputs[name].source for name in names], feed)
@@ -112,15 +112,18 @@ class GraphForm:
             refuse_if_callers(rows, self._names, error)
             raise
 
-    def _sums(self, rows: Rows) -> Array:
-        """What the trees add up to, (n, k)."""
+    def _of_sums(self, answers: Answers, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+        """What is made of the trees' sums (n, k)."""
         if rows.n == 1:
-            if self._one is None:
-                self._one = _OneRow(self._session, self._document.width)
-            x = self._checked(rows)
-            return self._one.sums(x[0])
-        values: Array = self._session.run(self._values, {self._input: self._matrix(rows)})[0]
-        return values
+            row = self._one
+            if row is None:
+                row = self._one = _OneRow(self._session, self._document.width)
+            sums = row.sums(self._checked(rows)[0])
+            if isinstance(sums, float):
+                return answers.one(sums, True, outputs)
+            return answers.outputs(sums, outputs)
+        values = self._session.run(self._values, {self._input: self._matrix(rows)})[0]
+        return answers.outputs(values[:, 0] if values.shape[1] == 1 else values, outputs)
 
     def _checked(self, rows: Rows) -> Array:
         x = rows.matrix
@@ -170,27 +173,29 @@ class _OneRow:
         self._row = np.zeros((1, width), dtype=np.float32)
         given, answered = session.get_inputs()[0], session.get_outputs()[0]
         self._sums = np.zeros((1, int(answered.shape[1])), dtype=np.float32)
-        self._binding = session.io_binding()
+        self._is_one = self._sums.size == 1
+        self._binding = session.io_binding()  # the native object below is its
         for bind, name, array in (
             (self._binding.bind_input, given.name, self._row),
             (self._binding.bind_output, answered.name, self._sums),
         ):
             bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._run = session.run_with_iobinding
+        self._run: Callable[..., Any] = session._sess.run_with_iobinding
+        self._native = self._binding._iobinding
         # A number that float32 does not hold makes the product infinite: only such a row's cast has to be silenced.
         self._guard = np.full(width, float(np.finfo(np.float64).max) / FLOAT32_MAX)
         self._lock = threading.Lock()
 
-    def sums(self, x: Array) -> Array:
-        """The graph's answer (1, k) for a row (width,)."""
+    def sums(self, x: Array) -> Array | float:
+        """The graph's answer for a row (width,): (1, k), or the number itself where it is one."""
         with self._lock:
             if math.isfinite(x.dot(self._guard)):
                 self._row[0] = x
             else:
                 with np.errstate(all="ignore"):
                     self._row[0] = x
-            self._run(self._binding)
-            return self._sums.copy()
+            self._run(self._native, None)
+            return self._sums.item() if self._is_one else self._sums.copy()
 
 
 def _check(x: Array, refused: Refused) -> None:
