@@ -236,11 +236,13 @@ def markdown(results: list[dict[str, Any]]) -> str:
 
 
 def _worst(serving: list[dict[str, Any]]) -> str:
-    """The largest difference of a number that the proof has seen."""
+    """The largest difference of a number that the proof has seen; the bound where that goes by the number's size."""
     if not serving:
         return ""
-    worst = max(attempt["worst"] for attempt in serving)
-    return f"{worst:.0e}" if worst else "the same bits"
+    greatest = max(serving, key=lambda attempt: attempt["worst"])
+    if not greatest["worst"]:
+        return "the same bits"
+    return f"≤ {greatest['criterion']}" if "of the number" in greatest["criterion"] else f"{greatest['worst']:.0e}"
 
 
 def _forms(us: list[tuple[str, float, float]]) -> str:
