@@ -18,6 +18,10 @@ import msgspec
 from lagar.errors import SettingsError
 
 
+Compile = Literal["background", "wait", "off"]
+"""When versions get their faster forms."""
+
+
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a server runs with; the same object goes to every one of its processes."""
 
@@ -38,6 +42,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_key: str | None = None
     watch: bool = False
     """True: what changes at the paths that are served goes live."""
+    compile: Compile = "background"
+    """When versions get the faster forms that are proved to be the same model: docs/compile.md."""
     debug: bool = False
     no_auth: bool = False
     log_format: Literal["console", "json"] = "console"
@@ -95,9 +101,8 @@ class LoadedSettings(msgspec.Struct, frozen=True):
 
 PREFIX: Final = "LAGAR_"
 SETTINGS_FILE: Final = "server.toml"
-OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STORE", "LAGAR_URL", "LAGAR_COMPILE")
-"""Variables that are no server settings: the home, a client's key and server, where catalog and artifacts lie, and
-whether versions are compiled."""
+OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STORE", "LAGAR_URL")
+"""Variables that are no server settings: the home, a client's key and server, and where catalog and artifacts lie."""
 _PATHS: Final = ("tls_cert", "tls_key")
 _LISTS: Final = {"trusted_proxies": "a list of addresses or networks", "pin": "a list of NAME or NAME@VERSION"}
 _UNITS: Final = {
@@ -172,7 +177,7 @@ def client_url(environ: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environ is None else environ).get("LAGAR_URL") or None
 
 
-def compiling(environ: Mapping[str, str] | None = None) -> Literal["wait", "background", "off"]:
+def compiling(environ: Mapping[str, str] | None = None) -> Compile:
     """LAGAR_COMPILE: whether faster forms of a pushed version are built and proved; "wait" when not set."""
     given = (os.environ if environ is None else environ).get("LAGAR_COMPILE") or "wait"
     if given not in ("wait", "background", "off"):

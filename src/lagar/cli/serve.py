@@ -58,6 +58,13 @@ def serve(
         bool | None,
         typer.Option("--watch", help="Let what changes at the paths go live: files, folders, what is removed."),
     ] = None,
+    compile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="background|wait|off",
+            help="Serve at once and switch to the proved faster form when there is one, wait for it, or build none.",
+        ),
+    ] = None,
     debug: Annotated[
         bool | None,
         typer.Option("--debug", help="Watch the paths and their code, and log full tracebacks."),

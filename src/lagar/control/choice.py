@@ -75,6 +75,14 @@ class Choice:
             tuple(_told(info, live=most[info.name] == info.version) for _, info in sorted(self._infos.items()))
         )
 
+    def sources(self) -> tuple[ModelSource, ...]:
+        """What the workers were given."""
+        return tuple(self._sources.values())
+
+    def replace(self, sources: Mapping[Key, ModelSource]) -> None:
+        """Other forms of versions are to be loaded from now on."""
+        self._sources |= {key: source for key, source in sources.items() if key in self._sources}
+
     def _before(self, serving: int) -> frozenset[Key]:
         if serving < 0:
             return frozenset()

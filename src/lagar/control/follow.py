@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from lagar.control.choice import Choice
+from lagar.control.compiling import Compiler
 from lagar.control.equipment import Equipment
 from lagar.errors import LagarError
 from lagar.logs import Log
@@ -38,11 +39,13 @@ class Follower:
     def __init__(
         self, releases: Releases, tell: Callable[[Message], None], lapsed: Callable[[str], None], log: Log,
         *, server_id: str, url: str, serving: int = -1, count: Callable[[str], None] = lambda _result: None,
-        pins: Sequence[str] = (), tell_live: Callable[[tuple[ModelInfo, ...]], None] = lambda _live: None,
+        pins: Sequence[str] = (), compiling: bool = False,
+        tell_live: Callable[[tuple[ModelInfo, ...]], None] = lambda _live: None,
     ) -> None:  # fmt: skip
         """`tell_live` is called with what is live whenever that has changed."""
         self._releases = releases
         self._choice = Choice(releases, Equipment(releases, log), log, pins, tell_live)
+        self._compiler = Compiler(releases, log, build=False) if compiling else None
         self._tell = tell
         self._lapsed = lapsed
         """Called with the reason while the catalog is out of reach for longer than a lease, with "" when it is back."""
@@ -96,6 +99,7 @@ class Follower:
             self._is_unready(_LAPSED)
         if await self._ask(self._releases.current_number) != self._serving:
             await self._take(await self._ask(self._releases.current))
+        await self._take_compiled()
         proposed = await self._ask(self._releases.pending)
         if self._prepared > self._serving and (proposed is None or proposed.n != self._prepared):
             self._tell(Abandon(self._prepared))  # another server could not load it
@@ -133,6 +137,20 @@ class Follower:
         self._choice.taken(current)
         self._serving = self._prepared = current.n
         await self._lease()  # from the first one on, a promote waits for this server
+
+    async def _take_compiled(self) -> None:
+        """Switch to the forms that were proved on this machine since the last look; the generation stays."""
+        if self._compiler is None or self._prepared != self._serving:
+            return
+        self._compiler.want(self._choice.sources())
+        done = self._compiler.done()
+        if not done:
+            return
+        self._choice.replace(done)
+        current = await self._ask(self._releases.current)
+        if current.n == self._serving and (await self._prepare(current)).ok:
+            self._tell(Commit(current.n))
+            self._count("switched")
 
     async def _prepare(self, generation: Generation) -> Prepared:
         keeping = asyncio.create_task(self._keep_lease())

@@ -120,6 +120,7 @@ def _leader(
             serving=boot.generation,
             count=state.count_switch,
             pins=boot.settings.pin,
+            compiling=boot.settings.compile != "off",
             tell_live=lambda live: state.take(live=live),
         )
     server = boot.settings
@@ -143,6 +144,7 @@ def _leader(
         begun=lambda: channel.send(ControlReady()),
         refused=state.take_refused,
         count=state.count_switch,
+        compiling=server.compile,
     )
 
 

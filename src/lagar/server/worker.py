@@ -177,6 +177,8 @@ class Worker:
         """Whether a version is to be loaded for a set: what was live before is loaded when it is asked for."""
         router = self.serving.router
         running = router.get(source.name, source.version)
+        if running is not None and running.model.source.forms != source.forms:
+            return True  # another form was proved meanwhile
         if source.version in router.answering(source.name):
             return running is None and self.stock.pins(source)
         return running is None or running.apart  # wanted by its label only, and so in a process of its own

@@ -1,0 +1,100 @@
+"""Versions that answer as they were saved are compiled beside everything else, one after the other.
+
+What a push has proved on another machine is proved again here; what was never compiled is built as well where the mode
+says so. Whoever asks `done` gets the sources to serve instead.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from lagar.errors import LagarError
+from lagar.logs import Log
+from lagar.registry.model import ModelSource
+from lagar.registry.proof import verdict
+from lagar.registry.releases import Releases, Version
+
+
+class Compiler:
+    """The compilations of one server."""
+
+    def __init__(self, releases: Releases, log: Log, *, build: bool) -> None:
+        self._releases = releases
+        self._log = log
+        self._build = build
+        """False: only what a push has compiled elsewhere is proved again."""
+        self._wanted: queue.SimpleQueue[ModelSource] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[ModelSource] = queue.SimpleQueue()
+        self._known: set[tuple[str, str]] = set()
+        self._thread: threading.Thread | None = None
+
+    def want(self, sources: Iterable[ModelSource]) -> None:
+        """Compile those that have no forms, each once."""
+        for source in sources:
+            key = source.name, source.version
+            if source.forms or source.requirements or key in self._known:
+                continue
+            self._known.add(key)
+            self._wanted.put(source)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="compiling", daemon=True)
+                self._thread.start()
+
+    def done(self) -> dict[tuple[str, str], ModelSource]:
+        """Name and version → what can be served now, of those that were wanted; each is told once."""
+        found: dict[tuple[str, str], ModelSource] = {}
+        while not self._done.empty():
+            source = self._done.get()
+            found[source.name, source.version] = source
+        return found
+
+    def now(self, source: ModelSource) -> ModelSource:
+        """The same compiled before it serves; as it was saved where that cannot be."""
+        if source.forms or source.requirements:
+            return source
+        self._known.add((source.name, source.version))
+        return self._compiled(source) or source
+
+    def _run(self) -> None:
+        while True:
+            source = self._compiled(self._wanted.get())
+            if source is not None:
+                self._done.put(source)
+
+    def _compiled(self, source: ModelSource) -> ModelSource | None:
+        """The source with its forms; None where the original goes on."""
+        label = f"{source.name}@{source.version}"
+        started = time.monotonic()
+        try:
+            version = self._releases.get(source.name, source.version)
+            words = self._proved(version)
+            found = self._releases.source(version)
+        except LagarError as error:
+            self._log.warning(f"{label} could not be compiled; it serves as it was saved", reason=error.message)
+            return None
+        except Exception as error:  # whatever it is, what serves goes on
+            self._log.error(f"{label} could not be compiled; it serves as it was saved", exc_info=error)
+            return None
+        if words:
+            self._log.info(f"{label} compiled in {time.monotonic() - started:.1f} s: {words}")
+        return msgspec.structs.replace(source, forms=found.forms) if found.forms else None
+
+    def _proved(self, version: Version) -> str:
+        """Compile a version unless that was done; what came of it."""
+        from lagar.intake import compilation
+
+        manifest = version.manifest
+        if self._releases.proof(manifest) is not None:
+            return ""
+        if manifest.proof is not None:
+            proof = compilation.prove_again(self._releases, version)
+        elif self._build:
+            proof = compilation.compile_again(self._releases, version)
+        else:
+            return ""
+        return "" if proof is None else verdict(proof)

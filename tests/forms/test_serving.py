@@ -1,0 +1,182 @@
+"""A version with forms: what a load opens, on which machine a proof holds, and what is kept where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import msgspec
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.ensemble import RandomForestClassifier
+
+from lagar import runtimes
+from lagar.intake import compilation, golden, push
+from lagar.registry.model import FormSource
+from lagar.registry.proof import ORIGINAL, Machine, Served, this_machine
+from lagar.registry.releases import Releases, Version, Who, open_releases
+from lagar.runtimes import sized
+from lagar.server.serving import is_at_hand
+from lagar.types import Rows
+
+ME = Who("ana", "laptop")
+
+
+class Pushed(NamedTuple):
+    releases: Releases
+    version: Version
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
+    """A small forest, compiled."""
+    folder = tmp_path_factory.mktemp("pushed")
+    path = folder / "forest.joblib"
+    joblib.dump(RandomForestClassifier(5, max_depth=4, random_state=0).fit(*load_wine(return_X_y=True)), path)
+    with open_releases(folder / "home") as releases:
+        version = push.push(releases, "wine", path, who=ME, compiling="wait")
+        yield Pushed(releases, version, path)
+
+
+def forms_only(version: Version) -> Version:
+    """The version as if one of its forms had won at every size: a busy machine decides that anew at each race."""
+    proof = version.manifest.proof
+    assert proof is not None
+    name = next(part.name for part in proof.served if part.name != ORIGINAL)
+    alone = msgspec.structs.replace(proof, served=(Served(name, 1, None),))
+    return msgspec.structs.replace(version, manifest=msgspec.structs.replace(version.manifest, proof=alone))
+
+
+def elsewhere(version: Version) -> Version:
+    """The version as if it had been pushed on another machine."""
+    proof = version.manifest.proof
+    assert proof is not None
+    moved = msgspec.structs.replace(proof, machine=Machine("0.0.1", "other-cpu"))
+    return msgspec.structs.replace(version, manifest=msgspec.structs.replace(version.manifest, proof=moved))
+
+
+def test_a_push_keeps_the_proof_and_the_forms_that_serve(pushed: Pushed) -> None:
+    manifest = pushed.version.manifest
+    assert manifest.proof is not None
+    serving = [part.name for part in manifest.proof.served if part.name != ORIGINAL]
+    assert serving
+    assert [form.name for form in manifest.forms] == [ORIGINAL, *serving]
+    assert all(form.kind == "form" and form.criterion is not None for form in manifest.forms[1:])
+    assert manifest.proof.machine == this_machine()
+
+
+def test_a_load_opens_the_forms_and_neither_a_pickle_nor_scikit_learn(pushed: Pushed, tmp_path: Path) -> None:
+    source = pushed.releases.source(forms_only(pushed.version))
+    assert sized.covers(source.forms)
+    (tmp_path / "source.json").write_bytes(msgspec.json.encode(source))
+    code = f"""
+import json, sys
+from pathlib import Path
+import msgspec
+from lagar import runtimes
+from lagar.intake import golden
+from lagar.registry import manifest
+from lagar.registry.model import ModelSource
+source = msgspec.json.decode(Path({str(tmp_path / "source.json")!r}).read_bytes(), type=ModelSource)
+model = runtimes.load(source)
+golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor)
+print(json.dumps([name for name in ("sklearn", "joblib", "pandas", "pickle5") if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout) == []
+
+
+def test_forms_and_original_answer_alike(pushed: Pushed) -> None:
+    source = pushed.releases.source(forms_only(pushed.version))
+    form = runtimes.load(source)
+    original = runtimes.load(msgspec.structs.replace(source, forms=()))
+    rows = Rows(178, matrix=np.ascontiguousarray(load_wine().data))
+    names = ("predict", "predict_proba")
+    wanted, got = original.predictor.predict(rows, names), form.predictor.predict(rows, names)
+    assert all(np.array_equal(wanted[name], got[name]) and wanted[name].dtype == got[name].dtype for name in names)
+    assert form.signature == original.signature
+
+
+def test_a_form_that_does_not_give_the_golden_rows_again_is_refused_at_load(pushed: Pushed) -> None:
+    from lagar.errors import LoadFailed
+
+    model = runtimes.load(pushed.releases.source(pushed.version))
+    manifest = pushed.version.manifest
+    outputs = {**manifest.golden.outputs, "predict": [7 for _ in manifest.golden.records]}
+    wrong = msgspec.structs.replace(manifest, golden=msgspec.structs.replace(manifest.golden, outputs=outputs))
+    with pytest.raises(LoadFailed, match="golden row 0, output 'predict': recorded 7"):
+        golden.check(wrong, model.predictor)
+
+
+def test_a_proof_of_another_machine_is_none_here_and_no_error(pushed: Pushed) -> None:
+    assert pushed.releases.source(elsewhere(pushed.version)).forms == ()
+
+
+def test_what_was_pushed_elsewhere_is_proved_again_without_being_built(pushed: Pushed) -> None:
+    moved = elsewhere(pushed.version)
+    try:
+        proof = compilation.prove_again(pushed.releases, moved)
+        assert proof is not None
+        assert {attempt.name for attempt in proof.attempts} == {form.name for form in moved.manifest.forms[1:]}
+        assert all(attempt.outcome in ("serves", "proved") for attempt in proof.attempts)
+        assert pushed.releases.source(moved).forms
+        kept = next(iter(pushed.releases.compiled.root.glob("*/forms/*/*")))
+        kept.write_bytes(kept.read_bytes() + b" ")
+        assert pushed.releases.source(moved).forms == (), "a changed file is not used"
+    finally:
+        pushed.releases.compiled.forget(moved.manifest)
+
+
+def test_pushing_the_same_model_again_is_the_same_version_whatever_the_race_gives(pushed: Pushed) -> None:
+    again = push.push(pushed.releases, "wine", pushed.path, version="1", who=ME, compiling="off")
+    assert again.manifest == pushed.version.manifest
+
+
+def test_a_version_without_forms_serves_as_it_was_saved(pushed: Pushed) -> None:
+    plain = push.push(pushed.releases, "plain", pushed.path, who=ME, compiling="off")
+    assert plain.manifest.proof is None
+    assert pushed.releases.source(plain).forms == ()
+
+
+def test_a_form_is_at_hand_without_its_original_s_library(pushed: Pushed) -> None:
+    source = pushed.releases.source(pushed.version)
+    native = FormSource("trees", "/nowhere", None, None, ())
+    assert is_at_hand(msgspec.structs.replace(source, forms=(native,)))
+
+
+def test_small_calls_go_to_one_form_and_large_ones_to_another() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name, self.closed = name, False
+
+        def bind(self, signature: object) -> None:
+            """Nothing to learn."""
+
+        def predict(self, rows: Rows, outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+            return {"by": np.array([self.name] * rows.n)}
+
+        def close(self) -> None:
+            self.closed = True
+
+    small, large = Named("small"), Named("large")
+    both = sized.Sized([sized.Part("small", 8, small, None), sized.Part("large", None, large, None)])
+    answered = [both.predict(Rows(n, matrix=np.zeros((n, 1))), ())["by"][0] for n in (1, 8, 9, 1000)]
+    assert answered == ["small", "small", "large", "large"]
+    both.close()
+    assert small.closed
+    assert large.closed
+
+
+def test_which_form_answers_which_calls_is_told() -> None:
+    from lagar.registry.model import served_of
+
+    forms = (FormSource("trees", "/a", 57), FormSource(ORIGINAL, None))
+    assert served_of(forms) == (Served("trees", 1, 57), Served(ORIGINAL, 58, None))
+    assert served_of(()) == ()
