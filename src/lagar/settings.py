@@ -17,7 +17,6 @@ import msgspec
 
 from lagar.errors import SettingsError
 
-
 Compile = Literal["background", "wait", "off"]
 """When versions get their faster forms."""
 
