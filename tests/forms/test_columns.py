@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_selection import SelectKBest, VarianceThreshold
 from sklearn.impute import SimpleImputer
@@ -269,6 +269,16 @@ def test_transformer_weights_and_nested_column_transformers_are_kept() -> None:
         ),
         LogisticRegression(),
     ).fit(FRAME, YES)
+    assert_same(model, RANDOM)
+
+
+def test_a_transformed_target_and_a_marker_of_none_are_kept() -> None:
+    encode = ColumnTransformer([
+        ("n", NUMBERS["scaled"](), ["age", "income"]),
+        ("c", make_pipeline(SimpleImputer(missing_values=None, strategy="most_frequent"), OneHotEncoder()), ["city"]),
+    ])  # fmt: skip
+    inner = make_pipeline(encode, Ridge())
+    model = TransformedTargetRegressor(inner, func=np.log1p, inverse_func=np.expm1).fit(WHOLE, np.abs(VALUE))
     assert_same(model, RANDOM)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lagar.forms.candidates import NotApplicable
-from lagar.forms.flow import Column, Flow, Matrix
+from lagar.forms.flow import NEVER, Column, Flow, Matrix
 from lagar.runtimes.column_sources import NOTHING, REFUSED, Entry, Hot, Lookup, Records, Table
 from lagar.types import Array
 
@@ -125,7 +125,8 @@ def _table(column: Column, known: Array, codes: list[int], unknown: int) -> Tabl
         if replaced.marker is None:
             for_missing = code
         else:
-            keys[replaced.marker] = code
+            if replaced.marker is not NEVER:
+                keys[replaced.marker] = code
             for_missing = REFUSED if replaced.refuses == "all" else for_missing
     return Table(
         column.field,

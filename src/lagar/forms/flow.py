@@ -19,6 +19,10 @@ WIDEST = 4096
 """Columns of a sparse matrix that may be written out: 32 MB for 1,000 rows."""
 
 
+NEVER = object()
+"""A marker that no value is: SimpleImputer(missing_values=None), since null has become NaN before it."""
+
+
 class Sheet:
     """What a whole program shares: its arrays, numbered, and the signature of the model."""
 
@@ -176,7 +180,7 @@ def _moved(code: int, places: dict[int, int]) -> int:
 
 def as_number(value: Any) -> float:
     """A value as a float64; NotApplicable for a text."""
-    if isinstance(value, str) or value is None:
+    if not isinstance(value, (int, float, np.number)):
         raise NotApplicable(f"{value!r} stands where the program needs a number")
     return float(value)
 

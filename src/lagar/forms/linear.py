@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from lagar.forms.candidates import NotApplicable
@@ -26,7 +27,7 @@ from lagar.runtimes.column_ends import (
 )
 from lagar.runtimes.column_shares import PROBABILITIES, Probabilities
 from lagar.runtimes.column_sources import AnySource, Hot, Records, Whole
-from lagar.runtimes.column_steps import AnyStep
+from lagar.runtimes.column_steps import AnyStep, ufunc
 from lagar.types import Array
 
 Ended = tuple[list[AnySource], AnyEnd]
@@ -145,7 +146,25 @@ def _generalized(final: Any, flow: Flow) -> Ended:
     link = type(final._base_loss.link).__name__
     if link not in ("LogLink", "IdentityLink"):
         raise NotApplicable(f"{type(final).__name__} has the link {link}")
-    return _linear(final, flow, final.coef_, final.intercept_, Regress(exponential=link == "LogLink"))
+    return _linear(final, flow, final.coef_, final.intercept_, Regress("exp" if link == "LogLink" else None))
+
+
+def _transformed_target(final: Any, flow: Flow) -> Ended:
+    """A regressor whose target was transformed: its end, with the way back behind it."""
+    from lagar.forms import columns
+
+    back, estimator = final.transformer_, final.regressor_
+    name = getattr(getattr(back, "inverse_func", None), "__name__", "")
+    if type(back).__name__ != "FunctionTransformer" or ufunc(name) is not back.inverse_func or back.inv_kw_args:
+        raise NotApplicable("the way back from its target is code of its own")
+    steps: list[Any] = []
+    if type(estimator).__name__ == "Pipeline":
+        *steps, estimator = (step for _, step in estimator.steps)
+    check(estimator)
+    sources, end = end_of(estimator, columns.walk(steps, flow, refused_later=True))
+    if not isinstance(end, Linear) or end.head != Regress() or np.asarray(estimator.coef_).ndim != 1:
+        raise NotApplicable(f"its target is transformed around a {type(estimator).__name__}")
+    return sources, msgspec.structs.replace(end, head=Regress(name, finite=bool(back.validate)))
 
 
 def _discrete_bayes(final: Any, flow: Flow) -> Ended:
@@ -260,6 +279,7 @@ _ENDS: dict[str, Callable[[Any, Flow], Ended]] = {
     **dict.fromkeys(_LINEAR_REGRESSORS, _regressor),
     **dict.fromkeys(_GENERALIZED, _generalized),
     **dict.fromkeys(_DISCRETE_BAYES, _discrete_bayes),
+    "TransformedTargetRegressor": _transformed_target,
     "GaussianNB": _gaussian,
     "QuadraticDiscriminantAnalysis": _quadratic,
     "MLPClassifier": _network,

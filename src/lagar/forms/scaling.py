@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lagar.forms.candidates import NotApplicable
-from lagar.forms.flow import Column, Flow, Matrix, Replaced, as_number, numbers
+from lagar.forms.flow import NEVER, Column, Flow, Matrix, Replaced, as_number, numbers
 from lagar.runtimes.column_sources import AnySource, Lookup, Table
 from lagar.runtimes.column_steps import (
     AnyStep,
@@ -106,8 +106,8 @@ def impute(step: Any, flow: Flow, refused_later: bool) -> Flow:
     marker = None if is_nan(step.missing_values) else step.missing_values
     refuses = "infinity" if is_nan(step.missing_values) else "all"
     indicators: list[int] = [] if step.indicator_ is None else np.asarray(step.indicator_.features_).tolist()
-    if marker is None and not is_nan(step.missing_values):  # a marker None: null is NaN by then, which it refuses
-        raise NotApplicable("SimpleImputer(missing_values=None) refuses what a DataFrame holds for null")
+    if step.missing_values is None:
+        marker = NEVER
     columns = [piece for piece in flow.pieces if isinstance(piece, Column)]
     if len(columns) == len(flow.pieces) and not (indicators and all(column.is_number for column in columns)):
         # Objects are not looked at for infinity; numbers become objects beside a text.
@@ -140,7 +140,7 @@ def impute(step: Any, flow: Flow, refused_later: bool) -> Flow:
 
 def _indicator(column: Column, marker: Any, flow: Flow) -> Matrix:
     """1 where a value of the caller is missing."""
-    if column.field is None or column.replaced:
+    if column.field is None or column.replaced or marker is NEVER:
         raise NotApplicable("an imputer that indicates missing values stands behind another imputer")
     keys = [] if marker is None else [marker]
     table = Table(column.field, keys, [1] * len(keys), missing=1 if marker is None else 0, unknown=0)

@@ -25,7 +25,7 @@ from lagar.runtimes.column_shares import (
     sum_of_lines,
 )
 from lagar.runtimes.column_sources import Source
-from lagar.runtimes.column_steps import NOT_FINITE, AnyStep, Arrays, Ref, chained
+from lagar.runtimes.column_steps import NOT_FINITE, AnyStep, Arrays, Ref, chained, ufunc
 from lagar.types import Array, Outputs, Rows
 
 Answer = Callable[[Rows, tuple[str, ...]], Outputs]
@@ -64,17 +64,23 @@ class Classify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cla
 
 
 class Regress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regress"):
-    """Values out of scores: the scores, or e to their power."""
+    """Values out of scores: the scores, or a function of NumPy of them."""
 
-    exponential: bool = False
+    function: str | None = None
+    finite: bool = False
+    """True where the original checks the scores before the function."""
 
     def open(self, scorer: Scorer) -> Answer:
-        exponential = self.exponential
+        function, finite = None if self.function is None else ufunc(self.function), self.finite
+        if self.function is not None and function is None:
+            raise ValueError(f"NumPy has no function {self.function!r} of one number")
 
         def answer(rows: Rows, names: tuple[str, ...]) -> Outputs:
             values = np.array([scorer.one(rows)]) if rows.n == 1 and scorer.one is not None else scorer.many(rows)
-            if exponential:
-                values = np.exp(values)
+            if finite and not np.isfinite(values).all():
+                raise ValueError(NOT_FINITE)
+            if function is not None:
+                values = function(values)
             return {name: one_per_row(values) for name in names}
 
         return answer
