@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16
+#define LANES 8
 
 struct trees {
     const void *nodes;
@@ -29,11 +29,26 @@ struct trees {
         int32_t next;                                                                                                  \
     };                                                                                                                 \
                                                                                                                        \
-    static inline int32_t step_##NAME(const struct node_##NAME *nodes, int32_t at, const REAL *row)                    \
+    static inline int32_t step_##NAME(const struct node_##NAME *node, const REAL *row)                                 \
     {                                                                                                                  \
-        const struct node_##NAME *node = nodes + at;                                                                   \
         REAL value = row[node->column >> 1];                                                                           \
         return node->next + ((value > node->split) | ((value != value) & (node->column & 1)));                         \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* From where each lane is to its leaf; lane after lane the row begins `stride` further on. */                     \
+    static inline __attribute__((always_inline)) void down_##NAME(const struct node_##NAME *nodes, int32_t *at,        \
+                                                                  const REAL *row, int64_t stride, int lanes)          \
+    {                                                                                                                  \
+        int32_t moved;                                                                                                 \
+        do {                                                                                                           \
+            moved = 0;                                                                                                 \
+            _Pragma("GCC unroll 8") for (int lane = 0; lane < lanes; lane++)                                           \
+            {                                                                                                          \
+                int32_t to = step_##NAME(nodes + at[lane], row + lane * stride);                                       \
+                moved |= to ^ at[lane];                                                                                \
+                at[lane] = to;                                                                                         \
+            }                                                                                                          \
+        } while (moved);                                                                                               \
     }                                                                                                                  \
                                                                                                                        \
     static inline void add_##NAME(const struct trees *trees, const struct node_##NAME *leaf, double *sums)             \
@@ -48,20 +63,18 @@ struct trees {
     void many_##NAME(const struct trees *trees, const REAL *rows, int64_t n, double *sums)                             \
     {                                                                                                                  \
         const struct node_##NAME *nodes = trees->nodes;                                                                \
+        int64_t width = trees->width;                                                                                  \
         for (int64_t tree = 0; tree < trees->count; tree++)                                                            \
             for (int64_t first = 0; first < n; first += LANES) {                                                       \
-                const REAL *row = rows + first * trees->width;                                                         \
-                int32_t at[LANES], moved, lanes = n - first < LANES ? (int32_t)(n - first) : LANES;                    \
-                for (int lane = 0; lane < lanes; lane++)                                                               \
+                const REAL *row = rows + first * width;                                                                \
+                int32_t at[LANES];                                                                                     \
+                int lanes = n - first < LANES ? (int)(n - first) : LANES;                                              \
+                for (int lane = 0; lane < LANES; lane++)                                                               \
                     at[lane] = trees->roots[tree];                                                                     \
-                do {                                                                                                   \
-                    moved = 0;                                                                                         \
-                    for (int lane = 0; lane < lanes; lane++) {                                                         \
-                        int32_t to = step_##NAME(nodes, at[lane], row + lane * trees->width);                          \
-                        moved |= to ^ at[lane];                                                                        \
-                        at[lane] = to;                                                                                 \
-                    }                                                                                                  \
-                } while (moved);                                                                                       \
+                if (lanes == LANES)                                                                                    \
+                    down_##NAME(nodes, at, row, width, LANES);                                                         \
+                else                                                                                                   \
+                    down_##NAME(nodes, at, row, width, lanes);                                                         \
                 for (int lane = 0; lane < lanes; lane++)                                                               \
                     add_##NAME(trees, nodes + at[lane], sums + (first + lane) * trees->all + trees->targets[tree]);    \
             }                                                                                                          \
@@ -71,17 +84,14 @@ struct trees {
     {                                                                                                                  \
         const struct node_##NAME *nodes = trees->nodes;                                                                \
         for (int64_t first = 0; first < trees->count; first += LANES) {                                                \
-            int32_t at[LANES], moved, lanes = trees->count - first < LANES ? (int32_t)(trees->count - first) : LANES;  \
+            int32_t at[LANES];                                                                                         \
+            int lanes = trees->count - first < LANES ? (int)(trees->count - first) : LANES;                            \
             for (int lane = 0; lane < lanes; lane++)                                                                   \
                 at[lane] = trees->roots[first + lane];                                                                 \
-            do {                                                                                                       \
-                moved = 0;                                                                                             \
-                for (int lane = 0; lane < lanes; lane++) {                                                             \
-                    int32_t to = step_##NAME(nodes, at[lane], row);                                                    \
-                    moved |= to ^ at[lane];                                                                            \
-                    at[lane] = to;                                                                                     \
-                }                                                                                                      \
-            } while (moved);                                                                                           \
+            if (lanes == LANES)                                                                                        \
+                down_##NAME(nodes, at, row, 0, LANES);                                                                 \
+            else                                                                                                       \
+                down_##NAME(nodes, at, row, 0, lanes);                                                                 \
             for (int lane = 0; lane < lanes; lane++)                                                                   \
                 add_##NAME(trees, nodes + at[lane], sums + trees->targets[first + lane]);                              \
         }                                                                                                              \

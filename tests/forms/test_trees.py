@@ -364,7 +364,10 @@ def test_a_root_with_a_leaf_and_a_node_of_equal_number_is_no_leaf() -> None:
 
 def test_too_many_nodes_are_refused_with_the_numbers() -> None:
     with pytest.raises(NotApplicable, match="6,000,000 nodes"):
-        trees.refuse_too_large(6_000_000)
+        trees.refuse_too_large(6_000_000, "native")
+    with pytest.raises(NotApplicable, match=r"about 1\.3 GB"):
+        trees.refuse_too_large(4_000_000)
+    trees.refuse_too_large(4_000_000, "by tree")
 
 
 def test_what_is_no_sum_of_known_leaves_is_not_built(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lagar.forms import columns, tree_models, tree_text
 from lagar.forms.candidates import EXACT, Candidate, Criterion, NotApplicable
 from lagar.forms.flow import Column, Flow
 from lagar.forms.original import Original
-from lagar.forms.trees import Trees, graph, layout_of, packed, table_of
+from lagar.forms.trees import Trees, Way, graph, layout_of, packed, refuse_too_large, table_of
 from lagar.runtimes.answers import Labels
 from lagar.runtimes.column_sources import AnySource, Fields, Join, Lookup, Table
 from lagar.runtimes.form import DOCUMENT
@@ -37,9 +37,6 @@ MOST_TREES_BY_TREE = 2_000
 _SQUARED = {"regression", "regression_l1", "huber", "fair"}
 _EXPONENT = {"poisson", "gamma", "tweedie"}
 _AS_THEY_ARE = {"", "custom", "none", "quantile", "mape", "lambdarank", "rank_xendcg"} | _SQUARED
-
-
-Way = Literal["at once", "by tree", "native"]
 
 
 class Plan(msgspec.Struct):
@@ -99,6 +96,7 @@ def planned(original: Original) -> Plan:
 
 def write_form(original: Original, plan: Plan, folder: Path, way: Way) -> None:
     """The form of an original whose trees are known: the steps before them as a source of columns, then the trees."""
+    refuse_too_large(plan.trees.nodes, way)
     transformers = original.steps[:-1]
     flow = columns.start(original.signature, original.steps[0])
     flow = columns.walk(transformers, flow, refused_later=not plan.nan)

@@ -57,7 +57,7 @@ def isolation(model: Any) -> Trees:
 def _joined(
     estimators: Sequence[Any], width: int, values: Sequence[Array], columns: Sequence[Array] | None = None
 ) -> Trees:
-    refuse_too_large(sum(int(estimator.tree_.node_count) for estimator in estimators))
+    refuse_too_large(sum(int(estimator.tree_.node_count) for estimator in estimators), "native")
     parts = [
         _tree(estimator.tree_, width, leaf_values, None if columns is None else columns[index])
         for index, (estimator, leaf_values) in enumerate(zip(estimators, values, strict=True))
@@ -100,7 +100,7 @@ def histogram(model: Any) -> Trees:
     """HistGradientBoosting: float64, missing values, categories in the order of the model's own encoder."""
     iterations = model._predictors
     flat = [predictor for stage in iterations for predictor in stage]
-    refuse_too_large(sum(len(predictor.nodes) for predictor in flat))
+    refuse_too_large(sum(len(predictor.nodes) for predictor in flat), "native")
     known = _known_categories(model)
     members: dict[tuple[int, bytes], int] = {}
     made: list[Member] = []

@@ -49,7 +49,7 @@ def parse(text: str) -> BoosterText:
         raise NotApplicable("the booster has no trees")
     if any(int(tree.get("is_linear", "0")) for tree in trees):
         raise NotApplicable("the booster's leaves are linear models (linear_tree)")
-    refuse_too_large(sum(2 * int(tree["num_leaves"]) for tree in trees))
+    refuse_too_large(sum(2 * int(tree["num_leaves"]) for tree in trees), "native")
     members: dict[tuple[int, bytes], int] = {}
     made: list[Member] = []
     kinds: dict[int, int] = {}

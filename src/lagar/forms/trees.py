@@ -24,8 +24,10 @@ from lagar.runtimes.tree_walks import DOUBLE, LEAF, SINGLE
 
 MAX_NODES = 5_000_000
 MAX_LOAD_BYTES = 1 << 30
-LOAD_BYTES_PER_NODE = 330
-"""Peak memory of ONNX Runtime 1.31 while it reads a graph, the file included: measured on a million nodes."""
+Way = Literal["at once", "by tree", "native"]
+"""One operator with all trees, one operator a tree, or the nodes as an array for `lagar/walk.c`."""
+LOAD_BYTES: dict[Way, int] = {"at once": 330, "by tree": 110, "native": 40}
+"""Peak memory for each node while a form is opened, with ONNX Runtime 1.31: measured on 1.4 million."""
 Layout = Literal["leaf", "sum"]
 
 
@@ -116,12 +118,12 @@ def join(parts: Sequence[Trees]) -> Trees:
     )
 
 
-def refuse_too_large(nodes: int) -> None:
-    """NotApplicable where a session would take too long to load or too much memory while it does."""
-    peak = nodes * LOAD_BYTES_PER_NODE
+def refuse_too_large(nodes: int, way: Way = "at once") -> None:
+    """NotApplicable where a form would take too long to open, or too much memory while it does."""
+    peak = nodes * LOAD_BYTES[way]
     if nodes > MAX_NODES or peak > MAX_LOAD_BYTES:
         raise NotApplicable(
-            f"the trees have {nodes:,} nodes: loading them takes about {peak / 1e9:.1f} GB; the limits are "
+            f"the trees have {nodes:,} nodes: opening them takes about {peak / 1e9:.1f} GB; the limits are "
             f"{MAX_NODES:,} nodes and {MAX_LOAD_BYTES / 1e9:.1f} GB"
         )
 
