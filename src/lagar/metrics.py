@@ -21,8 +21,8 @@ SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
-CAPACITY = 131_072
-"""Values per slot: 1 MiB; about 700 model versions with every histogram."""
+CAPACITY = 262_144
+"""Values per slot: 2 MiB; about 3,000 model versions with every histogram."""
 
 _SPILL = 64
 """The last values of the array belong to no series."""

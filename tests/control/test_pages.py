@@ -152,3 +152,15 @@ def test_a_signature_of_thousands_of_fields_stays_a_page(control: Control) -> No
     assert page.count("<tr>") == 301
     assert "4700 more fields" in words(page)
     assert len(island(page)["versions"][0]["fields"]) == 5000
+
+
+def test_of_a_thousand_models_a_hundred_are_shown_and_the_others_counted(control: Control) -> None:
+    infos = [msgspec.structs.replace(churn_info(), name=f"churn-{number}") for number in range(103)]
+    client = control(*infos)
+    page = client.get("/").text
+    assert len(island(page)["versions"]) == 100
+    assert "and 3 more: all models" in words(page)
+    document = client.get("/openapi.json").json()
+    assert "/models/churn-99/predict" in document["paths"]
+    assert "/models/churn-100/predict" not in document["paths"]
+    assert "3 more models" in document["info"]["description"]

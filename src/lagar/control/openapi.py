@@ -45,7 +45,7 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
     """The document for what is loaded now; `prefix` is the path below which callers see the server."""
     paths: dict[str, dict[str, Operation]] = {}
     components = _components(state)
-    for name in state.names:
+    for name in state.shown:
         for info in state.versions(name):
             components["schemas"].update(_model_schemas(info))
             for base in native_bases(state, info):
@@ -101,12 +101,14 @@ def v2_bases(info: ModelInfo) -> list[str]:
 def _description(state: ControlState) -> str:
     if not state.models:
         return "No model is loaded: `lagar serve model.joblib` serves one."
-    return "What this server answers. Errors outside `/v2` have one shape; `X-Request-Id` is on every answer."
+    more = len(state.names) - len(state.shown)
+    others = f" {more} more models have the same paths under their own names: `GET /models`." if more else ""
+    return f"What this server answers. Errors outside `/v2` have one shape; `X-Request-Id` is on every answer.{others}"
 
 
 def _tags(state: ControlState) -> list[dict[str, str]]:
     tags = []
-    for name in state.names:
+    for name in state.shown:
         live = state.versions(name)[0]
         versions = ", ".join(info.version + (" (live)" if info.live else "") for info in state.versions(name))
         tags.append(

@@ -46,10 +46,17 @@ class Pages:
 
     def index(self, state: ControlState, prefix: str) -> str:
         """What is served: every version with its facts, its signature and its form."""
-        versions = [_version(state, info, prefix) for name in state.names for info in state.versions(name)]
+        versions = [_version(state, info, prefix) for name in state.shown for info in state.versions(name)]
         island = {"wantsKey": state.wants_key, "versions": [version["form"] for version in versions]}
         return self._render(
-            "index.html", state, prefix, names=state.names, versions=versions, island=island, refused=_refused(state)
+            "index.html",
+            state,
+            prefix,
+            names=state.shown,
+            more=len(state.names) - len(state.shown),
+            versions=versions,
+            island=island,
+            refused=_refused(state),
         )
 
     def docs(self, state: ControlState, prefix: str) -> str:

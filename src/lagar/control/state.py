@@ -11,6 +11,8 @@ from lagar.registry.releases import Releases
 from lagar.server.channel import ServerState
 from lagar.settings import ServerSettings, is_loopback
 
+MAX_SHOWN = 100
+
 
 @dataclass
 class ControlState:
@@ -61,6 +63,11 @@ class ControlState:
     def names(self) -> tuple[str, ...]:
         """Model names in the order in which they were loaded."""
         return tuple(dict.fromkeys(info.name for info in self.models))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Those of them that pages and documentation tell of in full: a page for a thousand would be 9 MB."""
+        return self.names[:MAX_SHOWN]
 
     @property
     def default(self) -> str:
