@@ -290,7 +290,7 @@ def _isolation() -> tuple[Any, Any]:
     from sklearn.ensemble import IsolationForest
 
     x, _ = numbers()
-    return IsolationForest(100, random_state=0).fit(x), x
+    return IsolationForest(n_estimators=100, random_state=0).fit(x), x
 
 
 def _vote() -> tuple[Any, Any]:
