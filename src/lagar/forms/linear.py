@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -107,35 +108,26 @@ def _classifier(final: Any, flow: Flow) -> Ended:
 
 
 def _probabilities(final: Any, coef: Array) -> Probabilities:
-    """The formula that gives what `predict_proba` gives: it depends on version, solver and loss."""
+    """The formula by which `predict_proba` goes from scores: it depends on version, solver and loss.
+
+    It is asked about scores of every size, whatever the coefficients make of rows.
+    """
     if not hasattr(final, "predict_proba"):
         return "none"
-    x = _samples(coef)
-    names = final.__dict__.pop("feature_names_in_", None)  # samples have no names
-    try:
-        scores, wanted = final.decision_function(x), final.predict_proba(x)
-    finally:
-        if names is not None:
-            final.feature_names_in_ = names
-    kinds: tuple[Probabilities, ...] = ("expit", "softmax", "softmax2", "ovr", "huber")
+    scores = np.random.default_rng(0).normal(size=(64, len(coef))) * np.geomspace(0.1, 30.0, 64)[:, None]
+    scores = scores[:, 0] if len(coef) == 1 else scores
+    asked = copy.copy(final)
+    asked.__dict__.pop("feature_names_in_", None)  # the rows have no names
+    asked.decision_function = lambda x: scores.copy()
+    wanted = asked.predict_proba(np.zeros((64, coef.shape[1])))
+    kinds: tuple[Probabilities, ...] = (
+        ("expit", "softmax2", "huber") if scores.ndim == 1 else ("softmax", "ovr", "huber")
+    )
     for kind in kinds:
-        if kind in ("softmax",) and scores.ndim == 1:
-            continue
-        if kind == "expit" and scores.ndim == 2:
-            continue
         found = PROBABILITIES[kind](scores.copy())
         if found.shape == wanted.shape and np.abs(found - wanted).max() < 1e-12:
             return kind
     raise NotApplicable(f"how {type(final).__name__} makes probabilities of its scores is not known")
-
-
-def _samples(coef: Array) -> Array:
-    """Rows whose scores are neither all tiny nor all huge."""
-    random = np.random.default_rng(0)
-    size = np.abs(coef).max(axis=0)
-    return (
-        random.normal(size=(64, coef.shape[1])) * random.uniform(0.1, 3.0, size=(64, 1)) / np.where(size > 0, size, 1)
-    )
 
 
 def _regressor(final: Any, flow: Flow) -> Ended:
