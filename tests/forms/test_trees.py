@@ -415,3 +415,19 @@ print(sorted({"sklearn", "scipy", "pandas", "joblib", "onnx", "lightgbm"} & set(
     label, loaded = done.stdout.splitlines()
     assert label == str(original.predict(matrix(np.zeros((1, 4))))["predict"].tolist())
     assert loaded == "[]"
+
+
+def test_a_lightgbm_text_file_and_an_own_objective(tmp_path: Path) -> None:
+    def squared(scores: np.ndarray, data: lightgbm.Dataset) -> tuple[np.ndarray, np.ndarray]:
+        return scores - data.get_label(), np.ones_like(scores)
+
+    for objective, y in (("multiclass", Y), (squared, X[:, 0])):
+        some = {"objective": objective, "verbose": -1, "num_threads": 1}
+        classes = {"num_class": 3} if objective == "multiclass" else {}
+        booster = lightgbm.train(some | classes, lightgbm.Dataset(X, y), num_boost_round=4)
+        folder = tmp_path / str(len(classes))
+        folder.mkdir()
+        booster.save_model(folder / "model.txt")
+        original = opened(folder / "model.txt", folder)
+        for name, build in BUILDERS.items():
+            agree(built(original, build, folder / name), original, matrix(X))

@@ -323,7 +323,7 @@ def _lightgbm(model: Any) -> Plan:
 
 
 def _converted(text: tree_text.BoosterText, labels: Labels | None) -> Boosted:
-    name, *options = text.objective.split()
+    name, *options = text.objective.split() or [""]
     settings = dict(option.partition(":")[::2] for option in options)
     convert: Literal["none", "sigmoid", "softmax", "exp", "square", "log1p_exp"]
     if name in {"binary", "multiclassova", "cross_entropy"}:
