@@ -167,6 +167,8 @@ def test_what_float32_does_not_hold_is_refused_as_the_trees_inside_do(tmp_path: 
         original.predict(matrix(row))
     with pytest.raises(InvalidInput, match="32-bit"):
         form_.predict(matrix(row), original.outputs)
+    row[0, 0] = np.nextafter(float(np.finfo(np.float32).max), np.inf)  # rounded to the greatest float32
+    assert set(form_.predict(matrix(row), original.outputs)) == set(original.predict(matrix(row)))
 
 
 WORDS = [

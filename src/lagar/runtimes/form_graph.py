@@ -207,8 +207,10 @@ def _check(x: Array, refused: Refused) -> None:
         return
     if not np.isfinite(total) and not np.isfinite(x).all():
         raise ValueError("Input X contains NaN or infinity.")
-    if refused == "beyond float32" and np.abs(x).max(initial=0.0) > FLOAT32_MAX:
-        raise ValueError("Input X contains a value too large for dtype('float32').")
+    if refused == "beyond float32":
+        with np.errstate(over="ignore"):  # a number little above the greatest float32 is rounded to it
+            if np.isinf(x.astype(np.float32)).any():
+                raise ValueError("Input X contains a value too large for dtype('float32').")
 
 
 def _without_accents(text: str, how: str) -> str:
