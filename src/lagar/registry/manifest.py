@@ -121,8 +121,13 @@ _decoder = msgspec.json.Decoder(Manifest)
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as its file: JSON with sorted keys, so that equal manifests are equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1)
+    """The manifest as its file: JSON, with the keys of a record in the order in which people gave them."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+
+
+def canonical(manifest: Manifest) -> bytes:
+    """JSON with sorted keys: manifests that say the same are the same bytes."""
+    return msgspec.json.encode(manifest, order="sorted")
 
 
 def decode(data: bytes) -> Manifest:

@@ -201,7 +201,7 @@ def content_of(manifest: Manifest) -> str:
         profile=None,
         proof=None,
     )
-    return hashlib.sha256(manifests.encode(what)).hexdigest()
+    return hashlib.sha256(manifests.canonical(what)).hexdigest()
 
 
 def entries(manifest: Manifest) -> list[FileEntry]:
