@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import joblib
 import msgspec
 import numpy as np
@@ -18,12 +20,16 @@ from sklearn.ensemble import RandomForestClassifier
 
 from lagar import runtimes
 from lagar.intake import compilation, golden, push
+from lagar.metrics import Registry
 from lagar.registry.model import FormSource
 from lagar.registry.proof import ORIGINAL, Machine, Served, this_machine
 from lagar.registry.releases import Releases, Version, Who, open_releases
 from lagar.runtimes import sized
-from lagar.server.serving import is_at_hand
+from lagar.server.serving import Loader, is_at_hand
+from lagar.settings import ServerSettings
 from lagar.types import Rows
+from support.server import LagarServer
+from support.wait import eventually
 
 ME = Who("ana", "laptop")
 
@@ -180,3 +186,31 @@ def test_which_form_answers_which_calls_is_told() -> None:
     forms = (FormSource("trees", "/a", 57), FormSource(ORIGINAL, None))
     assert served_of(forms) == (Served("trees", 1, 57), Served(ORIGINAL, 58, None))
     assert served_of(()) == ()
+
+
+def test_a_form_that_does_not_load_is_given_up_for_the_original(pushed: Pushed, tmp_path: Path) -> None:
+    source = pushed.releases.source(pushed.version)
+    lost = msgspec.structs.replace(source, forms=(FormSource("trees", str(tmp_path / "gone"), None, None, ()),))
+    loader = Loader(ServerSettings(), Registry(tmp_path, 0), threads=1, workers=1, run_folder=tmp_path)
+    deployment = asyncio.run(loader.load(lost, in_thread=False))
+    assert deployment.model.source.forms == ()
+    assert deployment.info(live=True, loaded_at="now").forms == ()
+
+
+@pytest.mark.slow
+def test_a_server_answers_at_once_and_in_the_proved_form_when_there_is_one(pushed: Pushed, tmp_path: Path) -> None:
+    with LagarServer(
+        pushed.path, home=tmp_path / "home", env={"LAGAR_COMPILE": "background"}, known_models=False
+    ) as server:
+        url = f"{server.url}/models/forest"
+        before = httpx.get(url).json()["versions"][0]
+        row = {"instances": [[float(index) for index in range(13)]]}
+        wanted = httpx.post(f"{url}/predict", json=row).json()
+        after = eventually(
+            lambda: [card for card in httpx.get(url).json()["versions"] if card["forms"]], 240, "the compiled form"
+        )[0]
+        answer = httpx.post(f"{url}/predict", json=row).json()
+    assert (before["forms"], before["version"]) == ([], after["version"])
+    assert after["forms"][0]["min_rows"] == 1
+    assert answer["predictions"] == wanted["predictions"]
+    assert answer["probabilities"] == wanted["probabilities"]

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from lagar import runtimes
 from lagar.engine import wire
 from lagar.engine.deployment import Deployment
@@ -62,6 +64,16 @@ class Loader:
         return deployment
 
     def _open(self, source: ModelSource, apart: bool) -> Deployment:
+        """The deployment of a source; of its original where its forms do not load or do not give the golden rows."""
+        try:
+            return self._opened(source, apart)
+        except LagarError as error:
+            if not source.forms:
+                raise
+            log.error("%s@%s: the original answers: %s", source.name, source.version, error.message)
+            return self._opened(msgspec.structs.replace(source, forms=()), apart)
+
+    def _opened(self, source: ModelSource, apart: bool) -> Deployment:
         with contextlib.ExitStack() as undo:
             try:
                 model, installed = self._model(source, apart=apart)
@@ -85,7 +97,7 @@ class Loader:
     def _model(self, source: ModelSource, *, apart: bool) -> tuple[LoadedModel, Mapping[str, str] | None]:
         """A loaded model, and what is installed where it runs if that is not here."""
         python = interpreter(source)
-        if python is None and not apart:
+        if python is None and (not apart or sized.covers(source.forms)):  # forms bring nothing large
             return runtimes.load(source, threads=self._threads), None
         hosted = HostedPredictor(source, self._threads, python=python, hosts=self._hosts)
         facts = hosted.facts
