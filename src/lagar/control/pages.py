@@ -23,6 +23,7 @@ from lagar.control.facts import (
 from lagar.control.openapi import native_bases
 from lagar.control.state import ControlState
 from lagar.registry.model import ModelInfo, without_folders
+from lagar.registry.proof import calls_of
 from lagar.registry.signature import Field
 
 TABLE_ROWS = 300
@@ -95,6 +96,8 @@ def _version(state: ControlState, info: ModelInfo, prefix: str) -> dict[str, Any
             name for name, has in (("preprocess", info.has_preprocess), ("postprocess", info.has_postprocess)) if has
         ]
         facts.append(("Own code", " and ".join(hooks)))
+    if info.forms:
+        facts.append(("Compiled", ", ".join(f"{form.name} {calls_of(form)}" for form in info.forms)))
     if info.loaded_at:
         facts.append(("Loaded", info.loaded_at[:16].replace("T", " ") + " UTC"))
     return {
