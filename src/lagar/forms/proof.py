@@ -20,6 +20,16 @@ from lagar.forms.original import Original
 from lagar.forms.rows import ORDINARY, Group, taken
 from lagar.registry.proof import Criterion, Violation
 from lagar.registry.signature import Signature
+from lagar.runtimes.comparison import (
+    SLACK,
+    differences_of,
+    is_label,
+    outcome,
+    record_of,
+    same_labels,
+    shape_problem,
+    value_of,
+)
 from lagar.types import Array, Outputs, Predictor, Rows
 
 SIZES: Final = (1000, 32, 7, 3, 2, 1)
@@ -28,10 +38,8 @@ _FEW: Final = {7: 30, 3: 40, 2: 40, 1: 480}
 """Calls of the original of the smaller sizes; a candidate answers every row alone."""
 _SINGLE_S: Final = 6.0
 """Seconds that the original's single rows may take."""
-_SLACK: Final = 4.0
 _UNSTEADY: Final = 1e-5
 """A relative difference of the original to itself on ordinary rows above which its answers depend on company."""
-_LABELLED: Final = frozenset({"classifier", "outlier", "clusterer"})
 
 
 class NotProvable(Exception):
@@ -169,9 +177,9 @@ class Exam:
             for name, values in (call.answer or {}).items():
                 was = self.reference[name][call.rows]
                 if self.is_label(name):
-                    undecided[call.rows] |= ~_same_labels(was, values)
+                    undecided[call.rows] |= ~same_labels(was, values)
                     continue
-                differences = _differences(was, values)
+                differences = differences_of(was, values)
                 undecided[call.rows] |= np.isinf(differences)
                 differences[np.isinf(differences)] = 0.0
                 here = self.groups[call.rows]
@@ -191,7 +199,7 @@ class Exam:
         if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2 or not any(jitter.values()):
             return np.zeros(self.rows.n, dtype=bool)
         top = np.sort(probabilities, axis=1)
-        own = _SLACK * _each(jitter, self.groups)
+        own = SLACK * _each(jitter, self.groups)
         return np.asarray((own > 0) & (top[:, -1] - top[:, -2] <= own))
 
     def _check_steady(self) -> None:
@@ -217,17 +225,15 @@ class Exam:
         for rows, wanted in ((case.row, case.refusal), (case.among, case.refusal_among)):
             answer, refusal = _ask(candidate, rows, self.outputs)
             if refusal != wanted:
-                got = _outcome(refusal, answer)
+                got = outcome(refusal, answer)
                 return Violation(
-                    case.kind, rows.n, record_of(case.row, 0, self.signature), "", _outcome(wanted, None), got,
-                    f"the original says {_outcome(wanted, None)}, the form {got}",
+                    case.kind, rows.n, record_of(case.row, 0, self.signature), "", outcome(wanted, None), got,
+                    f"the original says {outcome(wanted, None)}, the form {got}",
                 )  # fmt: skip
         return None
 
     def is_label(self, name: str) -> bool:
-        """Labels have no tolerance: what is no float, and what a classifier predicts."""
-        values = self.reference[name]
-        return values.dtype.kind != "f" or (name == "predict" and self.signature.task in _LABELLED)
+        return is_label(self.signature, name, self.reference[name])
 
 
 class _Tally:
@@ -238,31 +244,31 @@ class _Tally:
         self._criterion = criterion
         self.worst = 0.0
         self.violation: Violation | None = None
-        self._own = {name: _SLACK * _each(by_group, exam.groups) for name, by_group in exam.jitter.items()}
+        self._own = {name: SLACK * _each(by_group, exam.groups) for name, by_group in exam.jitter.items()}
 
     def compare(self, call: Call, answer: Outputs | None, refusal: str) -> None:
         exam = self._exam
         if refusal != call.refusal or (answer is None) != (call.answer is None):
-            said, instead = _outcome(call.refusal, call.answer), _outcome(refusal, answer)
+            said, instead = outcome(call.refusal, call.answer), outcome(refusal, answer)
             self._violated(call, 0, "", said, instead, f"the original says {said}, the form {instead}")
             return
         if call.answer is None or answer is None:
             return
         for name, was in call.answer.items():
             got = answer.get(name)
-            problem = "there is no such output" if got is None else _shape_problem(was, got)
+            problem = "there is no such output" if got is None else shape_problem(was, got)
             if got is None or problem:
-                self._violated(call, 0, name, _of(was, 0), None if got is None else str(got.dtype), problem)
+                self._violated(call, 0, name, value_of(was, 0), None if got is None else str(got.dtype), problem)
                 return
             wrong = self._wrong_labels(call, was, got) if exam.is_label(name) else self._wrong(call, name, was, got)
             if len(wrong):
                 place = int(wrong[0])
                 words = f"{len(wrong)} of {len(was)} rows of the call differ"
-                self._violated(call, place, name, _of(was, place), _of(got, place), words)
+                self._violated(call, place, name, value_of(was, place), value_of(got, place), words)
                 return
 
     def _wrong_labels(self, call: Call, was: Array, got: Array) -> NDArray[np.intp]:
-        return np.flatnonzero(~_same_labels(was, got) & ~self._exam.undecided[call.rows])
+        return np.flatnonzero(~same_labels(was, got) & ~self._exam.undecided[call.rows])
 
     def _wrong(self, call: Call, name: str, was: Array, got: Array) -> NDArray[np.intp]:
         rows = was.reshape(len(was), -1)
@@ -346,72 +352,3 @@ def _spread(found: Sequence[Any], count: int) -> list[Any]:
     if len(found) <= count:
         return list(found)
     return [found[index * len(found) // count] for index in range(count)]
-
-
-# How answers are compared and shown.
-
-
-def _differences(was: Array, got: Array) -> NDArray[np.float64]:
-    """Per row the largest difference of a number; 0 where both are NaN, infinite where one is."""
-    if was.shape != got.shape:
-        return np.full(len(was), np.inf)
-    a, b = was.reshape(len(was), -1), got.reshape(len(got), -1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(a - b)
-    difference = np.where(np.isnan(difference), np.inf, difference)
-    difference[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
-    return np.asarray(difference.max(axis=1, initial=0.0))
-
-
-def _same_labels(was: Array, got: Array) -> NDArray[np.bool_]:
-    if was.shape != got.shape:
-        return np.zeros(len(was), dtype=bool)
-    if was.dtype == got.dtype and was.dtype.kind in "biuf":
-        same = was == got
-        if was.dtype.kind == "f":
-            same |= np.isnan(was) & np.isnan(got)
-    else:
-        pairs = zip(was.reshape(-1).tolist(), got.reshape(-1).tolist(), strict=True)
-        same = np.array([type(a) is type(b) and (a == b or a != a) for a, b in pairs], dtype=bool).reshape(was.shape)
-    return np.asarray(np.asarray(same).reshape(len(was), -1).all(axis=1))
-
-
-_TEXTS: Final = frozenset({"U", "O"})
-
-
-def _shape_problem(was: Array, got: Array) -> str:
-    if not isinstance(got, np.ndarray):
-        return f"the output is a {type(got).__name__} and no array"
-    if was.dtype != got.dtype and not {was.dtype.kind, got.dtype.kind} <= _TEXTS:
-        return f"the output's type is {got.dtype}, the original's {was.dtype}"
-    return "" if was.shape == got.shape else f"the output's shape is {got.shape}, the original's {was.shape}"
-
-
-def _outcome(refusal: str, answer: Outputs | None) -> str:
-    if refusal:
-        return f"no ({refusal})"
-    return "nothing" if answer is None else "an answer"
-
-
-def _of(values: Array, place: int) -> Any:
-    return plain(values[place].tolist() if isinstance(values[place], np.ndarray) else values[place])
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON can carry it; NaN and the infinities as texts."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def record_of(rows: Rows, place: int, signature: Signature) -> dict[str, Any]:
-    """One row by name."""
-    if rows.matrix is not None:
-        names = signature.names or tuple(f"x{index}" for index in range(rows.matrix.shape[1]))
-        return {name: plain(value) for name, value in zip(names, rows.matrix[place].tolist(), strict=True)}
-    assert rows.columns is not None
-    return {name: plain(column[place]) for name, column in rows.columns.items()}
