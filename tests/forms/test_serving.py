@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
 
 from lagar import runtimes
+from lagar.control.compiling import Compiler
 from lagar.intake import compilation, golden, push
+from lagar.logs import open_log
 from lagar.metrics import Registry
 from lagar.registry.model import FormSource
 from lagar.registry.proof import ORIGINAL, Machine, Served, this_machine
@@ -195,6 +198,46 @@ def test_a_form_that_does_not_load_is_given_up_for_the_original(pushed: Pushed, 
     deployment = asyncio.run(loader.load(lost, in_thread=False))
     assert deployment.model.source.forms == ()
     assert deployment.info(live=True, loaded_at="now").forms == ()
+
+
+def keep(releases: Releases, version: Version, forms_of: Pushed, folder: Path) -> None:
+    """What `lagar compile` leaves for a version, of the forms that another one was pushed with."""
+    alone = forms_only(forms_of.version).manifest
+    assert alone.proof is not None
+    name = alone.proof.served[0].name
+    entry = forms_of.releases.lay_out(forms_of.version.manifest, name) / alone.forms[1].entry
+    shutil.copytree(entry.with_name(name), folder / name)
+    releases.compiled.keep(version.manifest, alone.proof, folder)
+
+
+def test_what_was_compiled_again_is_told_once(pushed: Pushed, tmp_path: Path) -> None:
+    source = pushed.releases.source(pushed.version)
+    compiler = Compiler(pushed.releases, open_log("console", "error", no_colour=True, process="test"), build=False)
+    assert compiler.done([source]) == {}
+    try:
+        keep(pushed.releases, pushed.version, pushed, tmp_path / "first")
+        (found,) = compiler.done([source]).values()
+        assert found.forms == pushed.releases.source(pushed.version).forms != source.forms
+        assert compiler.done([found]) == {}
+        keep(pushed.releases, pushed.version, pushed, tmp_path / "again")
+        assert compiler.done([found]) == {}, "the same forms again change nothing"
+    finally:
+        pushed.releases.compiled.forget(pushed.version.manifest)
+
+
+@pytest.mark.slow
+def test_a_running_server_takes_up_what_is_compiled_beside_it(pushed: Pushed, tmp_path: Path) -> None:
+    with open_releases(tmp_path / "home") as releases:
+        version = push.push(releases, "wine", pushed.path, who=ME, compiling="off")
+        releases.propose("wine", {version.version: 100}, ME)
+        with LagarServer(home=tmp_path / "home", env={"LAGAR_COMPILE": "background"}, workers=1) as server:
+            url = f"{server.url}/models/wine"
+            row = {"instances": [[float(index) for index in range(13)]]}
+            wanted = httpx.post(f"{url}/predict", json=row).json()
+            assert httpx.get(url).json()["versions"][0]["forms"] == []
+            keep(releases, version, pushed, tmp_path / "forms")
+            eventually(lambda: httpx.get(url).json()["versions"][0]["forms"], 120, "the form that was compiled")
+            assert httpx.post(f"{url}/predict", json=row).json()["probabilities"] == wanted["probabilities"]
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ def compile_version(
 ) -> None:
     """Build, prove and race the faster forms of a version again, on this machine.
 
-    The version itself never changes: what is proved here is kept in this machine's home, and its servers answer with
-    it from the version's next load on. A form that is not the same model is never served.
+    The version itself never changes: what is proved here is kept in this machine's home, and a server that runs on it
+    switches within a second or two, without losing a request. A form that is not the same model is never served.
     """
     from lagar.intake.compilation import compile_again
     from lagar.registry import answers

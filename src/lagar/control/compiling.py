@@ -1,7 +1,7 @@
 """Versions that answer as they were saved are compiled beside everything else, one after the other.
 
 What a push has proved on another machine is proved again here; what was never compiled is built as well where the mode
-says so. Whoever asks `done` gets the sources to serve instead.
+says so. Whoever asks `done` gets the sources to serve instead, of what `lagar compile` has made meanwhile too.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
 from lagar.errors import LagarError
 from lagar.logs import Log
+from lagar.registry.manifest import Manifest
 from lagar.registry.model import ModelSource
 from lagar.registry.proof import verdict
 from lagar.registry.releases import Releases, Version
+
+Key = tuple[str, str]
+"""Name and version."""
 
 
 class Compiler:
@@ -29,8 +34,10 @@ class Compiler:
         self._build = build
         """False: only what a push has compiled elsewhere is proved again."""
         self._wanted: queue.SimpleQueue[ModelSource] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[ModelSource] = queue.SimpleQueue()
-        self._known: set[tuple[str, str]] = set()
+        self._known: set[Key] = set()
+        self._records: dict[Key, tuple[Manifest, Path]] = {}
+        self._seen: dict[Key, tuple[int, int]] = {}
+        """How the record of what was compiled for a version looked last."""
         self._thread: threading.Thread | None = None
 
     def want(self, sources: Iterable[ModelSource]) -> None:
@@ -45,13 +52,34 @@ class Compiler:
                 self._thread = threading.Thread(target=self._run, name="compiling", daemon=True)
                 self._thread.start()
 
-    def done(self) -> dict[tuple[str, str], ModelSource]:
-        """Name and version → what can be served now, of those that were wanted; each is told once."""
-        found: dict[tuple[str, str], ModelSource] = {}
-        while not self._done.empty():
-            source = self._done.get()
-            found[source.name, source.version] = source
+    def done(self, sources: Iterable[ModelSource]) -> dict[Key, ModelSource]:
+        """Name and version → what can be served now instead of these: compiled since, here or by `lagar compile`.
+
+        Each is told once. Asks the catalog and the disk.
+        """
+        found: dict[Key, ModelSource] = {}
+        for source in sources:
+            key = source.name, source.version
+            if source.requirements or not self._is_new(key):
+                continue
+            forms = self._releases.forms(self._records[key][0])
+            if forms != source.forms:
+                found[key] = msgspec.structs.replace(source, forms=forms)
         return found
+
+    def _is_new(self, key: Key) -> bool:
+        if key not in self._records:
+            manifest = self._releases.get(*key).manifest
+            self._records[key] = manifest, self._releases.compiled.record_of(manifest)
+        try:
+            status = self._records[key][1].stat()
+        except OSError:
+            return False  # not compiled, or just now being put in place of an older one
+        stamp = status.st_mtime_ns, status.st_ino
+        if self._seen.get(key) == stamp:
+            return False
+        self._seen[key] = stamp
+        return True
 
     def now(self, source: ModelSource) -> ModelSource:
         """The same compiled before it serves; as it was saved where that cannot be."""
@@ -62,9 +90,7 @@ class Compiler:
 
     def _run(self) -> None:
         while True:
-            source = self._compiled(self._wanted.get())
-            if source is not None:
-                self._done.put(source)
+            self._compiled(self._wanted.get())
 
     def _compiled(self, source: ModelSource) -> ModelSource | None:
         """The source with its forms; None where the original goes on."""

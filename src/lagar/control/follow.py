@@ -142,8 +142,9 @@ class Follower:
         """Switch to the forms that were proved on this machine since the last look; the generation stays."""
         if self._compiler is None or self._prepared != self._serving:
             return
-        self._compiler.want(self._choice.sources())
-        done = self._compiler.done()
+        sources = self._choice.sources()
+        self._compiler.want(sources)
+        done = await self._ask(self._compiler.done, sources)
         if not done:
             return
         self._choice.replace(done)

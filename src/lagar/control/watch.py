@@ -111,7 +111,7 @@ class Watcher:
             try:
                 if self._watch:
                     await self._turn()
-                if self._compiling == "background":
+                if self._compiling != "off":
                     await self._take_compiled()
                 if time.monotonic() - self._kept_at > KEPT_S:
                     self._kept_at = time.monotonic()
@@ -282,8 +282,9 @@ class Watcher:
 
     async def _take_compiled(self) -> None:
         """Switch to what was compiled since the last look; what is new has its turn."""
-        self._compiler.want(one.source for one in self._good.values())
-        done = self._compiler.done()
+        sources = [one.source for one in self._good.values()]
+        self._compiler.want(sources)
+        done = await asyncio.to_thread(self._compiler.done, sources)
         if not done:
             return
         wanted = {

@@ -80,7 +80,7 @@ def forms_of(proof: Proof, into: Path) -> tuple[list[Form], dict[str, Path]]:
 def compile_again(releases: Releases, version: Version) -> Proof:
     """Build, prove and race the forms of a committed version here, and keep them in the home for this machine.
 
-    They serve from the next load on. Raises LoadFailed where the original does not load.
+    Servers that run on this home take them up. Raises LoadFailed where the original does not load.
     """
     with sandbox.private() as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,17 +40,28 @@ class Kept(msgspec.Struct, frozen=True):
     """Path below `forms/` → SHA-256."""
 
 
+class Found(NamedTuple):
+    """What was compiled for a version on this machine."""
+
+    proof: Proof
+    folders: Mapping[str, Path]
+    """Form → where it lies."""
+    sha256: str
+    """Of the record: compiled again, it is another one."""
+
+
 class Compiled:
     """The folder `compiled/` of a home."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, manifest: Manifest) -> tuple[Proof, Mapping[str, Path]] | None:
+    def find(self, manifest: Manifest) -> Found | None:
         """The proof for this machine and the folder of each form; None where there is none, or it was changed."""
         folder = self.root / key_of(manifest)
         try:
-            kept = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Kept)
+            record = (folder / _RECORD).read_bytes()
+            kept = msgspec.json.decode(record, type=Kept)
             if any(sha256_of(folder / _FORMS / path) != sha256 for path, sha256 in kept.files.items()):
                 return None
         except (OSError, msgspec.DecodeError):
@@ -57,7 +69,12 @@ class Compiled:
         if not runs_here(kept.proof):
             return None
         names = [part.name for part in kept.proof.served if part.name != ORIGINAL]
-        return kept.proof, {name: folder / _FORMS / name for name in names}
+        folders = {name: folder / _FORMS / name for name in names}
+        return Found(kept.proof, folders, hashlib.sha256(record).hexdigest())
+
+    def record_of(self, manifest: Manifest) -> Path:
+        """Where the record of a version lies, or would: its time says whether it was compiled again."""
+        return self.root / key_of(manifest) / _RECORD
 
     def keep(self, manifest: Manifest, proof: Proof, forms: Path) -> None:
         """Keep what was compiled, instead of what was there; `forms` holds a folder for each form that serves."""

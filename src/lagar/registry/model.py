@@ -40,6 +40,8 @@ class FormSource(msgspec.Struct, frozen=True, omit_defaults=True):
     criterion: Criterion | None = None
     libraries: tuple[str, ...] = ()
     """Distributions that loading it imports."""
+    sha256: str = ""
+    """Of the record of what was compiled on this machine; "" for a form of the push."""
 
 
 class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -94,6 +94,18 @@ class Releases:
                 continue  # someone else got the label: look again whose it is
         raise InvalidVersion(f"{manifest.model} could not be committed in {_ATTEMPTS} attempts: try again")
 
+    def refuse_names(self, model: str, label: str | None, alias: str | None) -> None:
+        """Raise now what `commit` would raise of these names later: InvalidVersion."""
+        with self.catalog.read() as connection:
+            aliases = records.aliases(connection, model)
+            if label is not None:
+                records.check_name(label, "a version")
+                _refuse_alias(model, label, aliases)
+            if alias is not None:
+                _check_alias(connection, model, alias)
+                if alias == label:
+                    raise _clash(model, alias)
+
     def _store(self, hashes: Iterable[str], paths: Mapping[str, str], files: Mapping[str, Path]) -> None:
         for sha256 in hashes:
             self.store.put(files[paths[sha256]], sha256)
@@ -101,8 +113,7 @@ class Releases:
     def _insert(self, connection: Connection, manifest: Manifest, who: Who, alias: str | None) -> Version:
         model, label = manifest.model, manifest.version or records.next_number(connection, manifest.model)
         named = msgspec.structs.replace(manifest, version=label)
-        if label in records.aliases(connection, model):
-            raise InvalidVersion(f"{label!r} is an alias of {model}: push under another label, or drop the alias")
+        _refuse_alias(model, label, records.aliases(connection, model))
         if records.label_exists(connection, model, label):
             if records.content_at(connection, model, label) != records.content_of(named):
                 raise VersionExists(
@@ -219,9 +230,7 @@ class Releases:
             record(connection, "alias.drop", model, who.name, host=who.host, alias=alias)
 
     def _name(self, connection: Connection, model: str, alias: str, label: str, who: Who) -> None:
-        records.check_name(alias, "an alias")
-        if records.label_exists(connection, model, alias):
-            raise InvalidVersion(f"{alias!r} is a version of {model} and cannot be an alias too: choose another word")
+        _check_alias(connection, model, alias)
         was = records.aliases(connection, model).get(alias)
         if was == label:
             return
@@ -378,7 +387,7 @@ class Releases:
             sha256=_sha256_of(manifest, form),
             manifest=str(self._cache.write_manifest(data, version.manifest_sha256)),
             libraries=tuple(sorted(chosen.libraries or manifest.libraries)),
-            forms=self._forms(manifest) if chosen is manifest.original else (),
+            forms=self.forms(manifest) if chosen is manifest.original else (),
             requirements=manifest.requirements if own is not None else (),
             environment=None if own is None else str(self.environments.root / own),
             memory_bytes=manifest.memory_bytes,
@@ -401,13 +410,13 @@ class Releases:
         """The proof that holds on this machine: of what was compiled here, else of the push; None where none does."""
         found = self.compiled.find(manifest)
         if found is not None:
-            return found[0]
+            return found.proof
         pushed = manifest.proof
         holds = pushed is not None and pushed.machine == this_machine() and runs_here(pushed)
         return pushed if holds else None
 
-    def _forms(self, manifest: Manifest) -> tuple[FormSource, ...]:
-        """What serves a version here: proved forms; () for the original by itself."""
+    def forms(self, manifest: Manifest) -> tuple[FormSource, ...]:
+        """What serves a version here: proved forms; () for the original by itself. Raises what `lay_out` raises."""
         proof = self.proof(manifest)
         if proof is None or manifest.requirements or all(part.name == ORIGINAL for part in proof.served):
             return ()
@@ -419,12 +428,13 @@ class Releases:
                 forms.append(FormSource(ORIGINAL, None, part.max_rows))
                 continue
             if found is not None:
-                folder = found[1][part.name]
+                folder = found.folders[part.name]
             else:
                 folder = self.lay_out(manifest, part.name) / form_of(manifest, part.name).entry
             attempt = attempts[part.name]
             libraries = tuple(sorted(attempt.libraries))
-            forms.append(FormSource(part.name, str(folder), part.max_rows, attempt.criterion, libraries))
+            sha256 = "" if found is None else found.sha256
+            forms.append(FormSource(part.name, str(folder), part.max_rows, attempt.criterion, libraries, sha256))
         return tuple(forms)
 
     def gc(self, older_than_s: float = DAY_S, *, dry_run: bool = False) -> Garbage:
@@ -474,6 +484,21 @@ def open_default() -> Releases:
         store=settings.store_url(),
         endpoint=settings.s3_endpoint(),
     )
+
+
+def _refuse_alias(model: str, label: str, aliases: Mapping[str, str]) -> None:
+    if label in aliases:
+        raise InvalidVersion(f"{label!r} is an alias of {model}: push under another label, or drop the alias")
+
+
+def _check_alias(connection: Connection, model: str, alias: str) -> None:
+    records.check_name(alias, "an alias")
+    if records.label_exists(connection, model, alias):
+        raise _clash(model, alias)
+
+
+def _clash(model: str, alias: str) -> InvalidVersion:
+    return InvalidVersion(f"{alias!r} is a version of {model} and cannot be an alias too: choose another word")
 
 
 def _sha256_of(manifest: Manifest, form: str) -> str:
