@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from lagar.control.choice import Choice
 from lagar.control.compiling import Compiler
 from lagar.control.equipment import Equipment
-from lagar.errors import LagarError
+from lagar.errors import CatalogAway, LagarError
 from lagar.logs import Log
 from lagar.registry.generations import Generation
 from lagar.registry.leases import LEASE_S
@@ -28,6 +28,10 @@ from lagar.server.process import SILENT_S
 LEASE_INTERVAL_S = 1.0
 
 _AWAY = "the catalog has been out of reach for"
+_OTHER = (
+    "it has generation {} and this server serves {}, so it is another one or an older copy: bring the one back that "
+    "was there, or start the server again to follow this one"
+)
 _LAPSED = "this server stood still, and looks whether its versions are still the right ones"
 
 T = TypeVar("T")
@@ -95,6 +99,7 @@ class Follower:
         late = time.monotonic() - self._leased_at > LEASE_S
         if late and self.ready:
             self._is_unready(_LAPSED)  # before the catalog is asked, which takes its time
+        await self._refuse_another()
         if not await self._lease() and self.ready:
             self._is_unready(_LAPSED)
         if await self._ask(self._releases.current_number) != self._serving:
@@ -109,6 +114,12 @@ class Follower:
             await self._prepare_proposed(proposed)
         elif proposed is not None and await self._ask(self._releases.try_commit, proposed.n):
             await self._take(await self._ask(self._releases.current))
+
+    async def _refuse_another(self) -> None:
+        """Numbers only rise: an empty home in the place of this server's must not take all its models away."""
+        number = await self._ask(self._releases.current_number)
+        if number < self._serving:
+            raise CatalogAway(_OTHER.format(number, self._serving))
 
     async def _prepare_proposed(self, proposed: Generation) -> None:
         outcome = await self._prepare(proposed)
