@@ -26,6 +26,7 @@ from lagar.intake import golden, profile, push
 from lagar.intake.environment import Environment
 from lagar.intake.lock import Requirements
 from lagar.registry.releases import Releases, Version, Who, open_releases
+from support.registry import push as commit
 from support.wait import eventually
 
 WHO = Who("ana", "laptop")
@@ -112,8 +113,13 @@ def test_numbers_count_up_and_the_same_content_is_the_same_label(releases: Relea
     first = push.push(releases, "m", logistic.path, who=WHO)
     second = push.push(releases, "m", logistic.path, who=WHO)
     assert (first.version, second.version) == ("1", "2")
-    again = push.push(releases, "m", logistic.path, version="2", who=WHO)
+    words: list[str] = []
+    again = push.push(
+        releases, "m", logistic.path, version="2", metrics={"accuracy": 1.0}, who=WHO,
+        on_step=lambda _step, said: words.append(said),
+    )  # fmt: skip
     assert again.manifest_sha256 == second.manifest_sha256
+    assert words[-1] == "m@2 was there with this content: nothing was written, metrics and note neither"
 
 
 def test_a_label_that_is_taken_by_another_content_is_refused(
@@ -124,6 +130,25 @@ def test_a_label_that_is_taken_by_another_content_is_refused(
         push.push(releases, "m", wine.path, version="v1", who=WHO)
     assert releases.audit("m")[0].details["step"] == "commit"
     assert list(staged.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ({"alias": "v1"}, "'v1' is a version of m"),
+        ({"alias": "a b"}, "an alias must be"),
+        ({"version": "champion"}, "'champion' is an alias of m"),
+        ({"version": ""}, "a version must be"),
+        ({"version": "v2", "alias": "v2"}, "'v2' is a version of m"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_before_anything_is_read(
+    releases: Releases, names: dict[str, str], why: str, tmp_path: Path
+) -> None:
+    commit(releases, tmp_path, version="v1", model="m", alias="champion")
+    with pytest.raises(Refused, match=f"^refused at scan: {why}"):
+        push.push(releases, "m", tmp_path / "missing.joblib", who=WHO, **names)
+    assert releases.audit("m")[0].what == "push.refused"
 
 
 FOLDER = {
@@ -232,7 +257,7 @@ def test_a_crash_is_refused_at_load(releases: Releases, tmp_path: Path, staged: 
         ({"path": "missing.joblib"}, "scan", "no such file"),
         ({"example": "missing.csv"}, "scan", "--example .*missing.csv: no such file"),
         ({"training_data": "missing.csv"}, "scan", "--training-data .*missing.csv: no such file"),
-        ({"version": "a b"}, "scan", "a version has 1 to 100"),
+        ({"version": "a b"}, "scan", "a version must be letters"),
         ({"requirements": "requirements.txt"}, "lock", "asks for scikit-learn==0.1 .installed is .*does not meet"),
         ({"requirements": "conda.yaml"}, "lock", "cudatoolkit is no Python package"),
         ({"training_data": "wrong.csv"}, "profile", "lacks 'alcohol'"),

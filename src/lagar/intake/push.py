@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -46,6 +46,7 @@ from lagar.registry.manifest import FORMAT, FileEntry, Form, Manifest, Provenanc
 from lagar.registry.model import ModelSource
 from lagar.registry.versions import is_name
 from lagar.runtimes import code as user_code
+from lagar.settings import Compile
 
 if TYPE_CHECKING:
     from lagar.registry.releases import Releases, Version, Who
@@ -55,12 +56,11 @@ OnStep = Callable[[str, str], None]
 Isolate = Callable[[Requirements, bool, Callable[[str], None]], Environment]
 """Requirements that this environment does not meet → one that does; with whether packages may be built (--trust), and
 what is called with words on the way."""
-Compiling = Literal["wait", "background", "off"]
-"""Whether faster forms are built and proved; a push has no background: a version is whole when it is committed."""
 STEPS: Final = ("scan", "load", "signature", "prove", "lock", "profile", "commit")
 _MAX_PICKLE: Final = 2 * 1024**3
 """Bytes of a file that is read whole to be scanned."""
 _STAGING: Final = "lagar-push-"
+_THERE: Final = " was there with this content: nothing was written, metrics and note neither"
 
 log = logging.getLogger("lagar.intake")
 
@@ -81,8 +81,9 @@ class Options(msgspec.Struct, frozen=True):
     bounds: Bounds = Bounds()
     isolate: Isolate | None = None
     on_step: OnStep = lambda step, words: None
-    compiling: Compiling | None = None
-    """None: what LAGAR_COMPILE says, and "wait" where it says nothing."""
+    compiling: Compile | None = None
+    """When its forms are built: before the commit, later by the servers that answer with it ("background"), or not at
+    all. None: what LAGAR_COMPILE says, and "wait" where it says nothing."""
 
 
 class Draft:
@@ -121,7 +122,7 @@ def push(
     on_step: OnStep = lambda step, words: None,
     limits: Limits | None = None,
     isolate: Isolate | None = None,
-    compiling: Compiling | None = None,
+    compiling: Compile | None = None,
 ) -> Version:
     """Take a model in and commit it as one version.
 
@@ -134,9 +135,12 @@ def push(
         compiling=compiling,
     )  # fmt: skip
     try:
+        with _step("scan", lambda step, words: None):  # what can be told at once is not told after minutes of proof
+            releases.refuse_names(model, version, alias)
         with intake(model, Path(path), options, who=(who.name, who.host)) as draft, _step("commit", on_step) as done:
             committed = releases.commit(draft.manifest, draft.files, who, alias=alias)
-            done.append(f"{committed.model}@{committed.version}")
+            new = committed.manifest.provenance == draft.manifest.provenance
+            done.append(f"{committed.model}@{committed.version}{'' if new else _THERE}")
     except (Refused, VersionExists) as error:
         releases.refused(model, getattr(error, "step", "commit"), error.message, who)
         raise
@@ -354,8 +358,13 @@ class _Intake:
 
     def _prove(self, draft: Draft, said: list[str]) -> None:
         """Add the forms that are proved and quicker than the original."""
-        if (self._options.compiling or settings.compiling()) == "off":
+        mode = self._options.compiling or settings.compiling()
+        if mode == "off":
             said.append("it serves as it was saved: nothing was compiled")
+            return
+        if mode == "background" and not draft.manifest.requirements:
+            said.append("it serves as it was saved until a server that answers with it has proved its forms")
+            draft.manifest = msgspec.structs.replace(draft.manifest, compile_later=True)
             return
         data = self._options.training_data
         made = compilation.compiled(
