@@ -19,8 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from lagar.errors import ChangedArtifact, InvalidVersion
+from lagar.registry import manifest as manifests
 from lagar.registry.home import explained
 from lagar.registry.manifest import FileEntry, Form, Manifest
+from lagar.registry.model import ModelSource
+from lagar.registry.proof import ORIGINAL
 from lagar.registry.store import Store, sha256_of
 
 
@@ -135,6 +138,32 @@ def key_of(files: Iterable[FileEntry]) -> str:
     """The name of a folder with exactly these files."""
     lines = sorted(f"{entry.path}\0{entry.sha256}\n" for entry in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check(source: ModelSource) -> None:
+    """Every file that a load of a registered version opens is what was committed, now.
+
+    Whoever laid it out has looked; a process that takes a dead one's place loads it hours later. Raises ChangedArtifact
+    with both hashes.
+    """
+    if source.manifest is None or source.folder is None:
+        return
+    data = Path(source.manifest).read_bytes()
+    committed, seen = Path(source.manifest).stem, hashlib.sha256(data).hexdigest()
+    if seen != committed:
+        raise ChangedArtifact(
+            f"{source.name}@{source.version}: the file {source.manifest} was changed: its SHA-256 is {seen}, committed "
+            f"was {committed}; remove it, and it is written again from the catalog"
+        )
+    manifest = manifests.decode(data)
+    if not source.forms or any(form.folder is None for form in source.forms):
+        for entry in files_of(manifest, ORIGINAL):
+            _check(Path(source.folder), entry, manifest)
+    for form in source.forms:
+        if form.folder is not None and not form.sha256:  # what was compiled here is looked at by `Compiled.find`
+            depth = len(PurePosixPath(form_of(manifest, form.name).entry).parts)
+            for entry in form_of(manifest, form.name).files:
+                _check(Path(form.folder).parents[depth - 1], entry, manifest)
 
 
 def _check(folder: Path, entry: FileEntry, manifest: Manifest) -> None:

@@ -31,7 +31,8 @@ _EXTRAS = {
 def load(source: ModelSource, *, threads: int = 1) -> LoadedModel:
     """A model that is ready to answer; `threads` bounds what its library may use per call.
 
-    Raises a subclass of SetupError: UnsafePickle, MissingLibrary, MissingCode, UnsupportedModel, LoadFailed.
+    Raises a subclass of SetupError: UnsafePickle, MissingLibrary, MissingCode, UnsupportedModel, LoadFailed, and
+    ChangedArtifact when a registered version's files are not what was committed.
     """
     return load_opened(source, threads=threads)[0]
 
@@ -41,6 +42,10 @@ def load_opened(source: ModelSource, *, threads: int = 1) -> tuple[LoadedModel, 
     from lagar.runtimes import code, contract
 
     try:
+        if source.manifest is not None:
+            from lagar.registry import layout
+
+            layout.check(source)
         code.install(source.code)
         handlers = code.load_handlers(Path(source.handlers)) if source.handlers else None
         opened = open_source(source, threads)
