@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import socket
+import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import boto3
+import pytest
+from botocore.config import Config
 
 from support.wait import eventually
 
@@ -27,18 +31,21 @@ class S3Server:
     """A server on a free port with one empty bucket; it can be stopped, and has forgotten everything then."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.port = 0  # the server takes one itself: it needs seconds to start, in which others may take a chosen one
         self._server: subprocess.Popen[bytes] | None = None
         self.start()
 
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def start(self) -> None:
         program = Path(sys.executable).with_name("moto_server")
+        said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the server writes into it as long as it lives
         self._server = subprocess.Popen(
-            [program, "-H", "127.0.0.1", "-p", f"{self.port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program, "-H", "127.0.0.1", "-p", f"{self.port}"], stdout=subprocess.DEVNULL, stderr=said
         )
+        self.port = eventually(lambda: self._heard(said), 120, "the S3 server's port")
         eventually(self._make_bucket, what="the S3 server")
 
     def stop(self) -> None:
@@ -59,6 +66,14 @@ class S3Server:
         found = self._client().list_objects_v2(Bucket=BUCKET, Prefix=store.rpartition("/")[2])
         return [entry["Key"].rpartition("/")[2] for entry in found.get("Contents", [])]
 
+    def _heard(self, said: IO[str]) -> int:
+        """The port that the server says it listens on; 0 while it says nothing."""
+        text = os.pread(said.fileno(), 10_000, 0).decode()
+        found = re.search(r"Running on http://127\.0\.0\.1:(\d+)", text)
+        if found is None and self._server is not None and self._server.poll() is not None:
+            pytest.fail(f"the S3 server ended: {text}")
+        return int(found[1]) if found else 0
+
     def _make_bucket(self) -> bool:
         self._client().create_bucket(Bucket=BUCKET)
         return True
@@ -70,4 +85,5 @@ class S3Server:
             region_name="us-east-1",
             aws_access_key_id=VARIABLES["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=VARIABLES["AWS_SECRET_ACCESS_KEY"],
+            config=Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2}),
         )
