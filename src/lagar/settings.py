@@ -177,10 +177,14 @@ def client_url(environ: Mapping[str, str] | None = None) -> str | None:
 
 
 def compiling(environ: Mapping[str, str] | None = None) -> Compile:
-    """LAGAR_COMPILE: whether faster forms of a pushed version are built and proved; "wait" when not set."""
-    given = (os.environ if environ is None else environ).get("LAGAR_COMPILE") or "wait"
+    """LAGAR_COMPILE: when the faster forms of a pushed version are built; "wait" when not set."""
+    return compile_mode((os.environ if environ is None else environ).get("LAGAR_COMPILE") or "wait", "LAGAR_COMPILE")
+
+
+def compile_mode(given: str, what: str) -> Compile:
+    """When faster forms are built, as somebody said it; raises SettingsError that begins with `what`."""
     if given not in ("wait", "background", "off"):
-        raise SettingsError(f"LAGAR_COMPILE must be wait, background or off, got {given!r}")
+        raise SettingsError(f"{what} must be wait, background or off, got {given[:80]!r}")
     return given  # type: ignore[return-value]
 
 

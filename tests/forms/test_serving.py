@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import Ridge
 
 from lagar import runtimes
 from lagar.control.compiling import Compiler
@@ -152,6 +153,25 @@ def test_a_version_without_forms_serves_as_it_was_saved(pushed: Pushed) -> None:
     plain = push.push(pushed.releases, "plain", pushed.path, who=ME, compiling="off")
     assert plain.manifest.proof is None
     assert pushed.releases.source(plain).forms == ()
+
+
+def test_a_version_that_was_pushed_for_later_is_compiled_where_it_serves(tmp_path: Path) -> None:
+    path = tmp_path / "line.joblib"
+    joblib.dump(Ridge().fit(*load_wine(return_X_y=True)), path)
+    log = open_log("console", "error", no_colour=True, process="test")
+    with open_releases(tmp_path / "home") as releases:
+        later = push.push(releases, "line", path, who=ME, compiling="background")
+        assert (later.manifest.proof, later.manifest.compile_later) == (None, True)
+        source = releases.source(later)
+        assert source.forms == ()
+        compiler = Compiler(releases, log, build=False)
+        compiler.want([source])
+        eventually(lambda: releases.compiled.find(later.manifest), 120, "its proof")
+        plain = push.push(releases, "line", path, version="1", who=ME, compiling="off")
+        assert plain.manifest == later.manifest, "when it is compiled is no part of what it answers"
+        never = push.push(releases, "other", path, who=ME, compiling="off")
+        releases.compiled.forget(never.manifest)
+        assert compiler.now(releases.source(never)).forms == ()
 
 
 def test_a_form_is_at_hand_without_its_original_s_library(pushed: Pushed) -> None:

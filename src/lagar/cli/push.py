@@ -47,6 +47,13 @@ def push(
         Path | None,
         typer.Option(metavar="FILE", help="requirements.txt, Pipfile, pyproject.toml, conda.yaml or python_env.yaml."),
     ] = None,
+    compile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="wait|background|off",
+            help="Build and prove its faster forms before it is committed [wait], leave that to the servers, or none.",
+        ),
+    ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open pickles that name code outside the allow-list.")] = False,
     to: To = None,
     key: Key = None,
@@ -73,6 +80,7 @@ def push(
             alias=alias,
             note=note,
             requirements=requirements,
+            compile=None if compile is None else settings.compile_mode(compile, "--compile"),
             trust=trust,
             on_step=steps.heard,
         )

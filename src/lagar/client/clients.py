@@ -129,6 +129,7 @@ class PushOptions(TypedDict, total=False):
     alias: str | None
     note: str
     requirements: str | Path | None
+    compile: settings.Compile | None
     trust: bool
     on_step: Callable[[str, str], None] | None
 

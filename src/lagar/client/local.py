@@ -14,6 +14,7 @@ from lagar.registry.answers import GarbageCard, GenerationCard, ModelCard, Traff
 from lagar.registry.catalog import who
 from lagar.registry.difference import Difference
 from lagar.registry.releases import Releases, Who, open_default
+from lagar.settings import Compile, compile_mode
 
 
 class Local:
@@ -55,6 +56,7 @@ class Local:
         alias: str | None = None,
         note: str = "",
         requirements: str | Path | None = None,
+        compile: Compile | None = None,
         trust: bool = False,
         on_step: Callable[[str, str], None] | None = None,
     ) -> VersionReport:
@@ -73,6 +75,7 @@ class Local:
             alias=alias,
             note=note,
             requirements=None if requirements is None else Path(requirements),
+            compiling=None if compile is None else compile_mode(compile, "compile"),
             trust=trust,
             who=self._who,
             on_step=on_step or (lambda _step, _words: None),

@@ -30,6 +30,7 @@ from lagar.registry.answers import (
     usual_version,
 )
 from lagar.registry.difference import Difference
+from lagar.settings import Compile
 
 T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -132,16 +133,21 @@ class Operations:
         alias: str | None = None,
         note: str = "",
         requirements: str | Path | None = None,
+        compile: Compile | None = None,
         trust: bool = False,
         on_step: Callable[[str, str], None] | None = None,
     ) -> VersionReport:
         """Send a model file or folder, and get the version that it has become.
 
-        `version` is any label, else the next number. `on_step` is called with the name of each step and what it did.
+        `version` is any label, else the next number. `compile` says when its faster forms are built: "wait" before it
+        is committed, "background" by the servers that answer with it, "off" not at all. `on_step` is called with the
+        name of each step and what it did.
         Nothing of a refused push is left but the audit entry. Raises Refused, VersionExists and the server's errors.
         """
         upload = Upload()
-        for field, value in (("version", version), ("alias", alias), ("note", note), ("trust", "true" * trust)):
+        for field, value in (
+            ("version", version), ("alias", alias), ("note", note), ("compile", compile), ("trust", "true" * trust),
+        ):  # fmt: skip
             if value:
                 upload.field(field, value)
         for metric, score in (metrics or {}).items():

@@ -1,7 +1,7 @@
 """Versions that answer as they were saved are compiled beside everything else, one after the other.
 
-What a push has proved on another machine is proved again here; what was never compiled is built as well where the mode
-says so. Whoever asks `done` gets the sources to serve instead, of what `lagar compile` has made meanwhile too.
+What a push has proved on another machine is proved again here; what was never compiled is built where the push or the
+server says so. Whoever asks `done` gets the sources to serve instead, of what `lagar compile` has made meanwhile too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Compiler:
         self._releases = releases
         self._log = log
         self._build = build
-        """False: only what a push has compiled elsewhere is proved again."""
+        """False: only what a push has compiled elsewhere, or has left to be compiled later."""
         self._wanted: queue.SimpleQueue[ModelSource] = queue.SimpleQueue()
         self._known: set[Key] = set()
         self._records: dict[Key, tuple[Manifest, Path]] = {}
@@ -119,7 +119,7 @@ class Compiler:
             return ""
         if manifest.proof is not None:
             proof = compilation.prove_again(self._releases, version)
-        elif self._build:
+        elif self._build or manifest.compile_later:
             proof = compilation.compile_again(self._releases, version)
         else:
             return ""

@@ -26,6 +26,7 @@ from lagar.registry import answers
 from lagar.registry.answers import PushLine, Told
 from lagar.registry.home import Home
 from lagar.registry.releases import Releases, Who
+from lagar.settings import compile_mode
 
 log = logging.getLogger("lagar.control")
 
@@ -299,9 +300,11 @@ def _task(home: Home, folder: Path, model: str, received: Received, who: Who) ->
     trust = received.fields.get("trust", ["false"])[0].lower()
     if trust not in ("true", "false"):
         raise InvalidInput(f"the field 'trust' must be true or false, got {trust[:40]!r}")
+    compiling = fields.pop("compile", None)
     metrics = dict(metric_of(text) for text in received.fields.get("metric", ()))
     return Task(
         str(home.path), str(folder), model, tuple(received.files), who.name, who.host,
+        compile=None if compiling is None else compile_mode(compiling, "the field 'compile'"),
         metrics=metrics, trust=trust == "true", **fields,
     )  # fmt: skip
 

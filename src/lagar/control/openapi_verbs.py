@@ -33,6 +33,7 @@ _PART_WORDS: Final = {
     "alias": "An alias that is to stand for it.",
     "note": "What is to be remembered of it.",
     "metric": "NAME=NUMBER; may be repeated.",
+    "compile": "wait (default), background or off: when its faster forms are built and proved.",
     "trust": "true: open pickles that name code outside the allow-list.",
 }
 

@@ -23,6 +23,7 @@ from lagar import settings
 from lagar.errors import LagarError
 from lagar.registry.answers import PushLine, Told, VersionReport
 from lagar.registry.model import without_folders
+from lagar.settings import Compile
 
 _LINE_BYTES: Final = 64 * 1024 * 1024
 
@@ -51,6 +52,7 @@ class Task(msgspec.Struct, frozen=True):
     alias: str | None = None
     note: str = ""
     metrics: dict[str, float] = {}
+    compile: Compile | None = None
     trust: bool = False
 
 
@@ -123,7 +125,7 @@ def _push(task: Task, on_step: Callable[[str, str], None]) -> VersionReport:
         version = push(
             releases, task.model, given["model"][0], version=task.version, code=tuple(given.get("code", ())),
             metrics=task.metrics, alias=task.alias, note=task.note, trust=task.trust, who=Who(task.who, task.host),
-            on_step=on_step, isolate=environment.isolation(releases.environments), **single,
+            on_step=on_step, isolate=environment.isolation(releases.environments), compiling=task.compile, **single,
         )  # fmt: skip
         return version_report(releases, task.model, version.version)
 

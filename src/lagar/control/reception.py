@@ -16,7 +16,7 @@ from lagar.errors import InvalidInput
 from lagar.registry.answers import FOLDER_TYPE
 from lagar.settings import suggestion
 
-FIELDS: Final = ("version", "alias", "note", "metric", "trust")
+FIELDS: Final = ("version", "alias", "note", "metric", "compile", "trust")
 """What is said of a version: form fields before the files, or the query of a body that is the model's file itself."""
 FILES: Final = ("model", "example", "training_data", "requirements", "code")
 _REPEATED: Final = ("metric", "code")

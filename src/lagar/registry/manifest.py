@@ -111,6 +111,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: tuple[Step, ...] = ()
     proof: Proof | None = None
     """The race of its forms on the machine that pushed it; None where nothing was compiled."""
+    compile_later: bool = False
+    """True: it was pushed as it was saved, and the servers that answer with it build its forms."""
 
     @property
     def original(self) -> Form:

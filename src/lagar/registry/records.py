@@ -200,6 +200,7 @@ def content_of(manifest: Manifest) -> str:
         lock=None,
         profile=None,
         proof=None,
+        compile_later=False,
     )
     return hashlib.sha256(manifests.canonical(what)).hexdigest()
 
