@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +18,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from lagar import runtimes
+from lagar.errors import ChangedArtifact
 from lagar.intake import golden
 from lagar.registry.manifest import Golden
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.releases import Releases, Version, open_releases
+from lagar.server.channel import WorkerBoot
+from lagar.server.worker import Worker
+from lagar.settings import ServerSettings
 from support.registry import ANA, manifest_of
 from support.wait import eventually
 from support.workers import WorkerThread
@@ -50,15 +56,16 @@ def releases(tmp_path: Path) -> Iterator[Releases]:
 def commit(small: tuple[Path, LoadedModel, Golden], releases: Releases) -> Callable[..., Version]:
     """Make that model a version under a name."""
     path, model, recorded = small
-    files = {path.name: path.read_bytes()}
 
-    def committed(name: str, label: str, *, live: bool = True, size: int = SIZE, **more: Any) -> Version:
+    def committed(
+        name: str, label: str, *, live: bool = True, size: int = SIZE, file: str = path.name, **more: Any
+    ) -> Version:
         made = manifest_of(
-            files, name, label, signature=model.signature, memory_bytes=size, pickled=True,
+            {file: path.read_bytes()}, name, label, signature=model.signature, memory_bytes=size, pickled=True,
             **{"golden": recorded, "libraries": dict(model.libraries)} | more,
         )  # fmt: skip
         form = msgspec.structs.replace(made.original, kind="sklearn")
-        done = releases.commit(msgspec.structs.replace(made, forms=(form,)), {path.name: path}, ANA)
+        done = releases.commit(msgspec.structs.replace(made, forms=(form,)), {file: path}, ANA)
         if live:
             releases.propose(name, {label: 100}, ANA)
         return done
@@ -269,3 +276,55 @@ def test_a_caller_waits_no_longer_than_it_said(commit: Any, start: Any) -> None:
     assert late.status_code == 504
     eventually(lambda: worker.loaded() == {"small@1", "small@2"}, 60)  # it goes on being loaded
     ok(worker.post("small", "2", BODY), "2")
+
+
+def test_a_live_version_whose_file_was_changed_is_refused_with_both_hashes_and_the_others_are_served(
+    commit: Any, start: Any, releases: Releases
+) -> None:
+    commit("small", "1")
+    version = commit("other", "1", file="other.joblib")
+    laid_out = Path(releases.source(version).path)
+    laid_out.unlink()
+    laid_out.write_bytes(b"something else")
+    worker = start()
+    ok(worker.post("small", None, BODY), "1")
+    answer = worker.post("other", None, BODY)
+    assert answer.status_code == 503
+    for sha256 in (version.manifest.original.files[0].sha256, hashlib.sha256(b"something else").hexdigest()):
+        assert sha256 in answer.json()["error"]["message"]
+
+
+def test_a_process_that_loads_again_what_was_laid_out_before_looks_at_the_files(
+    commit: Any, releases: Releases
+) -> None:
+    version = commit("small", "1")
+    source = releases.source(version)
+    runtimes.load(source).predictor.close()
+    Path(source.path).unlink()
+    Path(source.path).write_bytes(b"something else")
+    with pytest.raises(ChangedArtifact) as refused:
+        runtimes.load(source)
+    assert version.manifest.original.files[0].sha256 in str(refused.value)
+    assert hashlib.sha256(b"something else").hexdigest() in str(refused.value)
+
+
+def test_a_worker_that_is_started_again_serves_the_versions_whose_files_are_as_they_were(
+    commit: Any, releases: Releases, tmp_path: Path
+) -> None:
+    sources = releases.source(commit("small", "1")), releases.source(commit("other", "1", file="other.joblib"))
+    Path(sources[1].path).unlink()
+    Path(sources[1].path).write_bytes(b"something else")
+    boot = WorkerBoot(
+        slot=0, workers=1, threads=1, settings=ServerSettings(), sources=sources, live={"small": "1", "other": "1"},
+        control_socket=str(tmp_path / "nobody"), metrics_dir=str(tmp_path), keys=(), port=0,
+    )  # fmt: skip
+
+    async def loaded(boot: WorkerBoot) -> set[str]:
+        worker = Worker(boot, asyncio.get_running_loop())
+        await worker.load()
+        worker.close_models()
+        return {deployment.name for deployment in worker.serving.router.deployments}
+
+    assert asyncio.run(loaded(boot)) == {"small"}
+    with pytest.raises(ChangedArtifact):  # a set that is to go live is there as a whole or not at all
+        asyncio.run(loaded(msgspec.structs.replace(boot, hold=True)))

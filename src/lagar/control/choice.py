@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from lagar.control.equipment import Equipment
-from lagar.errors import NotFound
+from lagar.errors import ChangedArtifact, NotFound
 from lagar.logs import Log
 from lagar.registry.generations import Generation
 from lagar.registry.model import ModelInfo, ModelSource, without_folders
@@ -60,7 +60,7 @@ class Choice:
         new = sorted(keys - self._before(serving))
         self._learn(keys)
         chosen = self._chosen(generation, keys, new if serving >= 0 else [])
-        sources = self._laid_out(chosen, new)
+        sources = self._laid_out(chosen, new, must=set(new) if serving >= 0 else set())
         weights = {model: split for model, split in shares.items() if len(split) > 1}
         return Prepare(generation.n, tuple(sources), live, weights)
 
@@ -116,8 +116,12 @@ class Choice:
             found += matching
         return found
 
-    def _laid_out(self, chosen: list[Key], new: list[Key]) -> list[ModelSource]:
-        """The chosen versions on disk; those that the workers have not had yet are checked now."""
+    def _laid_out(self, chosen: list[Key], new: list[Key], must: set[Key]) -> list[ModelSource]:
+        """The chosen versions on disk; those that the workers have not had yet are checked now.
+
+        One whose files were changed is left out unless it must be there: a request for it is told why, and the others
+        are served.
+        """
         unchecked = [key for key in chosen if key in new or key not in self._sources]
         versions = {(version.model, version.version): version for version in self._releases.get_many(unchecked)}
         self._equipment.require(version.manifest for version in versions.values())
@@ -128,7 +132,13 @@ class Choice:
                 continue
             if version is None:
                 raise NotFound(f"{key[0]}@{key[1]} is live and not in the catalog: restore the catalog from a backup")
-            self._sources[key] = self._releases.source(version)
+            try:
+                self._sources[key] = self._releases.source(version)
+            except ChangedArtifact as error:
+                if key in must:
+                    raise
+                self._sources.pop(key, None)
+                self._log.error("a live version is not loaded", reason=error.message)
         return [self._sources[key] for key in chosen if key in self._sources]
 
 

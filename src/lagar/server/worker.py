@@ -24,7 +24,7 @@ import uvloop
 
 from lagar.engine.batcher import STUCK_DEADLINES, Batcher
 from lagar.engine.deployment import Deployment
-from lagar.errors import LagarError
+from lagar.errors import ChangedArtifact, LagarError
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
 from lagar.registry.model import ModelInfo, ModelSource
@@ -128,7 +128,12 @@ class Worker:
         for source in boot.sources:
             label = f"{source.name}@{source.version}"
             if self.stock.fits(source) or boot.hold or self.stock.pins(source):
-                deployments.append(await self.stock.load(source, in_thread=False))
+                try:
+                    deployments.append(await self.stock.load(source, in_thread=False))
+                except ChangedArtifact as error:
+                    if boot.hold:  # its set goes live as a whole
+                        raise
+                    log.error("%s is not loaded, and requests for it are refused: %s", label, error.message)
             elif self.stock.fits(source, ever=True):
                 log.info("%s is loaded when it is asked for: the versions before it fill max_memory", label)
             elif boot.from_catalog:
