@@ -279,7 +279,7 @@ def test_a_caller_waits_no_longer_than_it_said(commit: Any, start: Any) -> None:
 
 
 def test_a_live_version_whose_file_was_changed_is_refused_with_both_hashes_and_the_others_are_served(
-    commit: Any, start: Any, releases: Releases
+    commit: Any, start: Any, releases: Releases, capfd: pytest.CaptureFixture[str]
 ) -> None:
     commit("small", "1")
     version = commit("other", "1", file="other.joblib")
@@ -292,6 +292,9 @@ def test_a_live_version_whose_file_was_changed_is_refused_with_both_hashes_and_t
     assert answer.status_code == 503
     for sha256 in (version.manifest.original.files[0].sha256, hashlib.sha256(b"something else").hexdigest()):
         assert sha256 in answer.json()["error"]["message"]
+    commit("small", "2")
+    assert worker.switch().ok
+    assert capfd.readouterr().err.count("a live version is not loaded") == 1
 
 
 def test_a_process_that_loads_again_what_was_laid_out_before_looks_at_the_files(

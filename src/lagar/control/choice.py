@@ -46,6 +46,8 @@ class Choice:
         """Every live version, as its manifest has it."""
         self._sources: dict[Key, ModelSource] = {}
         """Versions whose files this process has checked and laid out."""
+        self._left_out: set[Key] = set()
+        """Live versions whose files were changed, as the log was told."""
         self._taken: tuple[int, frozenset[Key]] | None = None
         """The generation that the workers answer with, and its versions."""
 
@@ -138,7 +140,11 @@ class Choice:
                 if key in must:
                     raise
                 self._sources.pop(key, None)
-                self._log.error("a live version is not loaded", reason=error.message)
+                if key not in self._left_out:
+                    self._left_out.add(key)
+                    self._log.error("a live version is not loaded", reason=error.message)
+            else:
+                self._left_out.discard(key)
         return [self._sources[key] for key in chosen if key in self._sources]
 
 
