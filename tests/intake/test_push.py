@@ -151,6 +151,22 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_read(
     assert releases.audit("m")[0].what == "push.refused"
 
 
+@pytest.mark.parametrize("value", ["0.9", float("nan"), None, True])
+def test_a_metric_that_is_no_number_is_refused_before_anything_is_read(
+    releases: Releases, tmp_path: Path, staged: Path, value: Any
+) -> None:
+    error = refused(releases, staged, "m", tmp_path / "missing.joblib", metrics={"accuracy": value})
+    assert error.message == f"refused at scan: metric 'accuracy' must be a finite number, such as 0.98, got {value!r}"
+
+
+def test_a_full_disk_is_named_with_what_to_do(staged: Path) -> None:
+    with (
+        pytest.raises(Refused, match=r"^refused at scan: no space is left in .*/staged, .* or set TMPDIR"),
+        push._step("scan", lambda _step, _words: None),
+    ):
+        Path("/dev/full").write_text("x")
+
+
 FOLDER = {
     "lagar.toml": 'version = "v7"\nmodel = "model.joblib"\ncode = ["features.py"]\nexample = "example.json"\n',
     "features.py": "def half(records):\n    return [{**r, 'x0': r['x0'] / 2} for r in records]\n",

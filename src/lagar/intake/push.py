@@ -16,8 +16,10 @@ version: `model/` has the model file or the whole model folder, `code/` what --c
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
+import math
 import os
 import shutil
 import stat
@@ -26,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -137,6 +139,7 @@ def push(
     try:
         with _step("scan", lambda step, words: None):  # what can be told at once is not told after minutes of proof
             releases.refuse_names(model, version, alias)
+            _refuse_scores(options.metrics)
         with intake(model, Path(path), options, who=(who.name, who.host)) as draft, _step("commit", on_step) as done:
             committed = releases.commit(draft.manifest, draft.files, who, alias=alias)
             new = committed.manifest.provenance == draft.manifest.provenance
@@ -145,6 +148,12 @@ def push(
         releases.refused(model, getattr(error, "step", "commit"), error.message, who)
         raise
     return committed
+
+
+def _refuse_scores(metrics: Mapping[str, Any]) -> None:
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise SetupError(f"metric {name!r} must be a finite number, such as 0.98, got {value!r}")
 
 
 @contextlib.contextmanager
@@ -422,6 +431,11 @@ def _step(name: str, on_step: OnStep) -> Iterator[list[str]]:
         if isinstance(error, (HomeError, StoreAway, VersionExists)):
             raise
         text = error.message if isinstance(error, LagarError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and os.strerror(errno.ENOSPC) in text:  # of many files, only the text tells
+            text = (
+                f"no space is left in {tempfile.gettempdir()}, where a copy of the model is made: free some, or set "
+                "TMPDIR to another disk"
+            )
         raise Refused(name, f"refused at {name}: {text}") from error
     on_step(name, "; ".join(said))
 
