@@ -98,6 +98,7 @@ def test_no_request_is_lost_while_a_worker_comes_and_goes(server: LagarServer) -
         eventually(lambda: len(server.workers()) == 1, 120, "one worker")
         load.more(50)
     assert server.is_ready()
+    assert "ready again" not in server.stderr()  # it always was
     assert 'lagar_workers{state="configured"} 1.0' in httpx.get(f"{server.url}/metrics", timeout=60).text
 
 

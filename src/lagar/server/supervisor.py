@@ -568,7 +568,7 @@ class Supervisor:
         """Tell every process whether the server is ready, when that has changed; the first time, announce it."""
         state = self._truth()
         if state != self._state:
-            if state.ready and self._phase is Phase.SERVING:
+            if state.ready and not self._state.ready and self._phase is Phase.SERVING:
                 self._log.info("the server is ready again")
             self._state = state
             self._broadcast(state)
