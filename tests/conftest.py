@@ -24,6 +24,17 @@ from support import known
 from support.server import LagarServer
 
 
+_LONG = ("test_docs", "switch/", "test_processes", "intake/test_push", "verbs/", "test_project", "browser/", "forms/")
+"""Files that take minutes begin first, so that no process of the run ends alone with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((index for index, part in enumerate(_LONG) if part in item.nodeid), len(_LONG))
+
+    items.sort(key=rank)  # stable: the order within a file stays
+
+
 class Trained(NamedTuple):
     """A model file, the model in process, and rows it answers."""
 
