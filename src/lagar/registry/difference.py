@@ -39,7 +39,7 @@ def compare(a: Manifest, b: Manifest) -> Difference:
     changes = [
         *inputs,
         *_changes("output", _outputs(a), _outputs(b)),
-        *_changes("signature", _facts(a), _facts(b)),
+        *_changes("signature", _facts(a, b), _facts(b, a)),
         *_changes("metric", a.metrics, b.metrics),
         *_changes("library", {"python": a.python, **a.libraries}, {"python": b.python, **b.libraries}),
         *_changes("model", _model(a), _model(b)),
@@ -64,10 +64,12 @@ def _outputs(manifest: Manifest) -> dict[str, Any]:
     return {o.name: {"datatype": o.datatype, "shape": list(o.shape)} for o in manifest.signature.outputs}
 
 
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    signature = manifest.signature
-    return {
-        "order of inputs": list(signature.names) if signature.layout == "matrix" else None,
+def _facts(manifest: Manifest, other: Manifest) -> dict[str, Any]:
+    signature, shared = manifest.signature, set(other.signature.names)
+    return {  # an input that only one has is told of as such, and does not change the order of the others
+        "order of inputs": [name for name in signature.names if name in shared]
+        if signature.layout == "matrix"
+        else None,
         "task": signature.task,
         "classes": None if signature.classes is None else list(signature.classes),
         "extra_fields": signature.extra_fields,
