@@ -29,10 +29,10 @@ class Seen:
         self.new: list[str] = []
         self.lines: list[str] = []
 
-    def step(self, path: Path, step: str) -> None:
+    def step(self, path: str, step: str) -> None:
         pass
 
-    def taken(self, path: Path, version: str, seconds: float) -> None:
+    def taken(self, path: str, version: str, seconds: float) -> None:
         self.new.append(version)
 
     def said(self, text: str) -> None:

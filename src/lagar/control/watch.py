@@ -20,6 +20,7 @@ import msgspec
 from lagar.control import disk
 from lagar.control.compiling import Compiler
 from lagar.control.disk import Stamp
+from lagar.control.progress import Given
 from lagar.errors import LagarError, SettingsError, SetupError
 from lagar.intake import inspect, paths
 from lagar.intake.inspect import Common, Place
@@ -68,7 +69,7 @@ class Watcher:
         self._tell = tell
         self._log = log
         self._who = who
-        self._progress = progress
+        self._progress = Given(progress, self._with_urls)
         self._at_once = at_once
         self._watch = watch
         self._compiling = compiling

@@ -35,10 +35,10 @@ _HASH = 9
 class Progress(Protocol):
     """Who is told how the intake of several models goes on."""
 
-    def step(self, path: Path, step: str) -> None:
+    def step(self, path: str, step: str) -> None:
         """A step of one model begins."""
 
-    def taken(self, path: Path, version: str, seconds: float) -> None:
+    def taken(self, path: str, version: str, seconds: float) -> None:
         """One model is a version now: "churn@ab12cd34"."""
 
     def said(self, text: str) -> None:
@@ -147,7 +147,7 @@ def admit(releases: Releases, found: Found, who: Who, progress: Progress) -> Adm
         version = _known(releases, source, made, who, progress)
         if version is None:
             version = _taken_in(releases, source, path, who, progress)
-            progress.taken(path, f"{version.model}@{version.version}", time.monotonic() - began)
+            progress.taken(str(path), f"{version.model}@{version.version}", time.monotonic() - began)
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}") from None
     if version.state == "retired":
@@ -185,7 +185,7 @@ def _taken_in(releases: Releases, source: ModelSource, path: Path, who: Who, pro
         example=Path(source.example) if source.example else None,
         code=tuple(Path(code) for code in source.code if not Path(code).is_relative_to(path)),
         trust=source.trust,
-        on_step=lambda step, words: None if words else progress.step(path, step),
+        on_step=lambda step, words: None if words else progress.step(str(path), step),
         isolate=environment.isolation(releases.environments),
         compiling="off",
     )
