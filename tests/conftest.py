@@ -23,7 +23,6 @@ from sklearn.preprocessing import StandardScaler
 from support import known
 from support.server import LagarServer
 
-
 _LONG = ("test_docs", "switch/", "test_processes", "intake/test_push", "verbs/", "test_project", "browser/", "forms/")
 """Files that take minutes begin first, so that no process of the run ends alone with one of them."""
 
