@@ -75,6 +75,13 @@ FAMILIES = {
             "Requests turned away before they reached the model, by reason.",
             (*_MODEL, "reason"),
         ),
+        Family(
+            "lagar_shadow_rows",
+            "counter",
+            "Rows of a proved form that were put to the original too, by result; dropped: too many waited.",
+            (*_MODEL, "result"),
+        ),
+        Family("lagar_shadow_violations", "counter", "Forms given up for the original, per worker.", _MODEL),
         Family("lagar_queue_rows", "gauge", "Rows that wait for their batch.", _MODEL),
         Family("lagar_connections", "gauge", "Open connections."),
         Family("lagar_connections_accepted", "counter", "Connections accepted since the server started."),

@@ -43,6 +43,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """True: what changes at the paths that are served goes live."""
     compile: Compile = "background"
     """When versions get the faster forms that are proved to be the same model: docs/compile.md."""
+    shadow_check: float = 0.0001
+    """Share of the rows answered by a proved form that are put to the original too; 0: none."""
+    on_violation: Literal["swap", "keep"] = "swap"
+    """While the original of a form that was wrong starts: refuse with 503, or go on with the form."""
     debug: bool = False
     no_auth: bool = False
     log_format: Literal["console", "json"] = "console"
@@ -397,6 +401,8 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
             refuse(name, "must be more than 0")
     if not 0 <= server.drain_timeout_s < math.inf:
         refuse("drain_timeout_s", "must not be less than 0")
+    if not 0 <= server.shadow_check <= 1:
+        refuse("shadow_check", "must be a share between 0 (no rows) and 1 (all)")
     if server.max_header_bytes < 1024:
         refuse("max_header_bytes", "must be at least 1024")
     _check_tls(server, origins)

@@ -16,7 +16,7 @@ from lagar.control.equipment import Equipment
 from lagar.control.wanted import answer
 from lagar.logs import open_log
 from lagar.registry.releases import Releases
-from lagar.server.channel import Prepare, Prepared, ServerState, Want, WorkerBoot
+from lagar.server.channel import Prepare, Prepared, ServerState, Violated, Want, WorkerBoot
 from lagar.server.worker import Worker
 from lagar.settings import ServerSettings
 
@@ -35,6 +35,8 @@ class WorkerThread:
         self.releases = releases
         self.wants: list[Want] = []
         """What it has asked."""
+        self.violations: list[Violated] = []
+        """What it has told of forms that were wrong."""
         self._equipment = Equipment(releases, LOG)
         self._choice = Choice(releases, self._equipment, LOG, pin, lambda live: None)
         self._at_start = at_start
@@ -72,7 +74,10 @@ class WorkerThread:
         await self._end.wait()
         await self.worker.drain()
 
-    def _asked(self, want: Want) -> None:
+    def _asked(self, want: Want | Violated) -> None:
+        if isinstance(want, Violated):
+            self.violations.append(want)
+            return
         self.wants.append(want)
 
         def find() -> None:

@@ -65,6 +65,16 @@ def serve(
             help="Serve at once and switch to the proved faster form when there is one, wait for it, or build none.",
         ),
     ] = None,
+    shadow_check: Annotated[
+        float | None,
+        typer.Option(help="Share of rows answered by a proved form that the original answers too [0.0001]."),
+    ] = None,
+    on_violation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="swap|keep", help="While the original of a form that was wrong starts: answer 503, or go on [swap]."
+        ),
+    ] = None,
     debug: Annotated[
         bool | None,
         typer.Option("--debug", help="Watch the paths and their code, and log full tracebacks."),

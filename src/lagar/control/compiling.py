@@ -64,7 +64,8 @@ class Compiler:
                 continue
             forms = self._releases.forms(self._records[key][0])
             if forms != source.forms:
-                found[key] = msgspec.structs.replace(source, forms=forms)
+                given_up = "" if forms else self._releases.given_up(self._records[key][0])
+                found[key] = msgspec.structs.replace(source, forms=forms, given_up=given_up)
         return found
 
     def _is_new(self, key: Key) -> bool:
@@ -108,7 +109,7 @@ class Compiler:
             return None
         if words:
             self._log.info(f"{label} compiled in {time.monotonic() - started:.1f} s: {words}")
-        return msgspec.structs.replace(source, forms=found.forms) if found.forms else None
+        return msgspec.structs.replace(source, forms=found.forms, given_up="") if found.forms else None
 
     def _proved(self, version: Version) -> str:
         """Compile a version unless that was done; what came of it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lagar import settings
+from lagar.control import violations
 from lagar.control.equipment import Equipment
 from lagar.control.follow import Follower
 from lagar.control.progress import progress
@@ -44,6 +45,7 @@ from lagar.server.channel import (
     Models,
     Prepared,
     ServerState,
+    Violated,
     Want,
 )
 from lagar.server.process import begin_child
@@ -239,6 +241,9 @@ async def _listen(channel: Channel, state: ControlState, web: Web, leader: Follo
                 asking = asyncio.create_task(_answer(channel, work))
                 asked.add(asking)
                 asking.add_done_callback(asked.discard)
+            case Violated():
+                asked.add(keeping := asyncio.create_task(_keep_violation(state, message, log)))
+                keeping.add_done_callback(asked.discard)
             case Prepared():
                 leader.heard(message)
             case Alive():
@@ -255,6 +260,11 @@ async def _tell_changes(channel: Channel, releases: Releases) -> None:
         with contextlib.suppress(LagarError):
             if await asyncio.to_thread(releases.changed):
                 channel.send(Changed())
+
+
+async def _keep_violation(state: ControlState, message: Violated, log: Log) -> None:
+    if state.releases is not None and state.home is not None:
+        await asyncio.to_thread(violations.keep, state.releases, state.home, message, log)
 
 
 async def _answer(channel: Channel, work: Awaitable[Have]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -15,10 +16,14 @@ import msgspec
 import numpy as np
 
 from lagar.engine.cost import Cost
-from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, longest_pause
+from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, HostFailed, longest_pause
+from lagar.engine.shadow import Check, Shadow
+from lagar.errors import LoadFailed, NotReady
 from lagar.metrics import Registry
 from lagar.registry.model import LoadedModel, ModelInfo, served_of, without_folders
+from lagar.registry.proof import Violation
 from lagar.registry.signature import Signature
+from lagar.runtimes.sized import Sized
 from lagar.types import Array, Handlers, Outputs, Predictor, Rows
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ log = logging.getLogger("lagar.engine")
 _ALWAYS_THREADED = frozenset({"custom"})
 WARM_UP_S = 1.0
 """What the calls that learn a model's cost may take of the start; the first, cold call is not counted."""
+RETRY_S = 1.0
+"""Between two attempts to start the original of a form that was given up."""
 
 
 class Deployment:
@@ -65,6 +72,14 @@ class Deployment:
         self._emptied: asyncio.Event | None = None
         self.running: list[Call] = []
         self.running_since = 0.0
+        self.check: Check | None = None
+        """What puts rows to the original too, where a proved form answers."""
+        self.unchecked = math.inf
+        """Rows until the next one that is checked."""
+        self.given_up = ""
+        """Why its form answers no more."""
+        self._closed = False
+        self._form: Predictor | None = None
         self.thread = ModelThread(f"model {source.name}@{source.version}")
         labels = (self.name, self.version)
         self.request_seconds = metrics.histogram("lagar_request_seconds", *labels)
@@ -81,6 +96,8 @@ class Deployment:
     def info(self, *, live: bool, loaded_at: str) -> ModelInfo:
         """The facts other processes get."""
         model = self.model
+        given_up = self.given_up or model.source.given_up
+        warnings = [*model.warnings, given_up] if given_up else model.warnings
         return ModelInfo(
             name=self.name,
             version=self.version,
@@ -88,12 +105,12 @@ class Deployment:
             signature=msgspec.structs.replace(self.signature, origin=without_folders(self.signature.origin)),
             live=live,
             libraries=model.libraries,
-            warnings=tuple(without_folders(warning) for warning in model.warnings),
+            warnings=tuple(without_folders(warning) for warning in warnings),
             has_preprocess=self.handlers is not None and self.handlers.has_preprocess,
             has_postprocess=self.handlers is not None and self.handlers.has_postprocess,
             sha256=model.source.sha256,
             loaded_at=loaded_at,
-            forms=served_of(model.source.forms),
+            forms=() if self.given_up else served_of(model.source.forms),
         )
 
     def warm_up(self, example: Rows) -> None:
@@ -173,14 +190,81 @@ class Deployment:
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """Call the model and learn from how long it took."""
         self.used_at = started = time.perf_counter()
-        result = self.predictor.predict(rows, outputs)
+        try:
+            result = self.predictor.predict(rows, outputs)
+        except Exception as error:
+            self._refused(rows, outputs, error)
+            raise
         taken = time.perf_counter() - started
         self.cost.learn(rows.n, taken)
         self.compute_seconds.observe(taken)
         self.batch_rows.observe(rows.n)
         self.batches.add()
         self.rows.add(rows.n)
+        self.unchecked -= rows.n
+        if self.unchecked < 0:
+            self._checked(rows, outputs, result)
         return result
+
+    # -- the shadow check
+
+    def watch(self, shadow: Shadow, on_violation: Callable[[Violation], None]) -> None:
+        """Have rows that a proved form answers checked; `on_violation` is called in a thread."""
+        if isinstance(self.predictor, Sized):
+            self.check = Check(shadow, self.model, self.predictor, self._metrics, on_violation)
+            self.unchecked = shadow.every - 1
+
+    def _checked(self, rows: Rows, outputs: tuple[str, ...], result: Outputs) -> None:
+        check = self.check
+        if check is None:
+            return
+        first = rows.n + int(self.unchecked)
+        self.unchecked %= check.every
+        check.take(rows, outputs, result, first)
+
+    def _refused(self, rows: Rows, outputs: tuple[str, ...], error: Exception) -> None:
+        """A row that the form refuses counts as well; of a call of several it is not known which one that is."""
+        if self.check is None or rows.n != 1:
+            return
+        self.unchecked -= 1
+        if self.unchecked < 0:
+            self.unchecked += self.check.every
+            self.check.refused(rows, outputs, error)
+
+    async def give_up_form(self, why: str, original: Callable[[], HostedPredictor], *, keep: bool) -> None:
+        """Answer from the original, in a process of its own, as soon as that is up; until then refuse, unless `keep`.
+
+        `original` gives a predictor that is not started yet.
+        """
+        if self.given_up:
+            return
+        self.given_up = why
+        self._stop_checking()
+        self._form, probe = self.predictor, self.model.probe
+        assert probe is not None
+        if not keep:
+            self.predictor = Barred(f"{self.name}@{self.version}")
+        while not self._closed:
+            hosted = original()
+            try:
+                cost = await asyncio.to_thread(_measured, hosted, probe.slice(0, 1), self.native_outputs)
+            except (HostFailed, LoadFailed) as error:
+                hosted.close()
+                log.error("%s@%s: the original is not up yet: %s", self.name, self.version, error.message)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self._closed:
+                hosted.close()
+                return
+            self.cost, self.threaded = cost, True
+            self.predictor = self.model.predictor = self.hosted = hosted
+            return
+
+    def _stop_checking(self) -> None:
+        self.unchecked = math.inf
+        if self.check is not None:
+            self.check.close()
+            self.check = None
 
     def count_answer(self, protocol: str, status: int) -> None:
         """Count one answered request."""
@@ -211,8 +295,41 @@ class Deployment:
             self._emptied.set()
 
     def close(self) -> None:
+        self._closed = True
+        self._stop_checking()
         self.thread.stop()
         self.predictor.close()
+        if self._form is not None and self._form is not self.predictor:
+            self._form.close()
+
+
+class Barred:
+    """Stands for a form that was given up while the original is not up yet (types.Predictor)."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+        """Raises NotReady."""
+        raise NotReady(
+            f"{self._label}: its compiled form was wrong on a row, and the original is being loaded; try again",
+            retry_after_s=1,
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _measured(predictor: Predictor, row: Rows, outputs: tuple[str, ...]) -> Cost:
+    """What calls of a predictor cost; the first one, which may start it, is not counted."""
+    predictor.predict(row, outputs)
+    cost = Cost()
+    for size in (1, 8, 1, 8):
+        rows = Rows.join([row] * size)
+        started = time.perf_counter()
+        predictor.predict(rows, outputs)
+        cost.learn(size, time.perf_counter() - started)
+    return cost
 
 
 class ModelThread:

@@ -77,6 +77,8 @@ class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """Distributions that loading it imports, where that is known."""
     forms: tuple[FormSource, ...] = ()
     """What answers for it, smaller calls first; () for the original alone."""
+    given_up: str = ""
+    """Why its forms answer no more, where one was wrong on a live row."""
     requirements: tuple[str, ...] = ()
     """What its environment must hold; () for Lagar's own."""
     environment: str | None = None

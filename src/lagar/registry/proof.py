@@ -64,6 +64,12 @@ class Violation(msgspec.Struct, frozen=True):
     words: str
 
 
+def given_up_words(violation: Violation, at: str) -> str:
+    """Why a form serves no more, after it was wrong on a live row."""
+    what = f"output '{violation.output}'" if violation.output else "a refusal"
+    return f"given up on {at[:16].replace('T', ' ')} UTC: on a live row {what} was not the original's"
+
+
 Outcome = Literal["serves", "proved", "wrong", "failed", "left out"]
 
 
@@ -116,6 +122,8 @@ class Proof(msgspec.Struct, frozen=True, omit_defaults=True):
     words: str = ""
     """What would change the verdict."""
     seconds: float = 0.0
+    given_up: str = ""
+    """Why the original serves since a form was wrong on a live row."""
 
 
 def by_size(us: Mapping[str, float]) -> dict[int, float]:

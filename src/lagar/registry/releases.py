@@ -371,6 +371,7 @@ class Releases:
         root = self.lay_out(manifest, form)
         own = environments.key_for(manifest) if chosen is manifest.original else None
         data = manifests.encode(manifest)
+        forms = self.forms(manifest) if chosen is manifest.original else ()
         return ModelSource(
             name=version.model,
             version=version.version,
@@ -387,7 +388,8 @@ class Releases:
             sha256=_sha256_of(manifest, form),
             manifest=str(self._cache.write_manifest(data, version.manifest_sha256)),
             libraries=tuple(sorted(chosen.libraries or manifest.libraries)),
-            forms=self.forms(manifest) if chosen is manifest.original else (),
+            forms=forms,
+            given_up="" if forms else self.given_up(manifest),
             requirements=manifest.requirements if own is not None else (),
             environment=None if own is None else str(self.environments.root / own),
             memory_bytes=manifest.memory_bytes,
@@ -414,6 +416,11 @@ class Releases:
         pushed = manifest.proof
         holds = pushed is not None and pushed.machine == this_machine() and runs_here(pushed)
         return pushed if holds else None
+
+    def given_up(self, manifest: Manifest) -> str:
+        """Why no form serves a version here any more, where one was wrong on a live row; "" where none was."""
+        proof = self.proof(manifest)
+        return "" if proof is None else proof.given_up
 
     def forms(self, manifest: Manifest) -> tuple[FormSource, ...]:
         """What serves a version here: proved forms; () for the original by itself. Raises what `lay_out` raises."""

@@ -45,6 +45,10 @@ class Sized:
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         return (self._small if rows.n <= self._most else self._large).predict(rows, outputs)
 
+    def criterion(self, rows: int) -> Criterion | None:
+        """What the form that answers calls of so many rows was proved to; None where the original answers them."""
+        return (self.parts[0] if rows <= self._most else self.parts[-1]).criterion
+
     def close(self) -> None:
         for part in self.parts:
             part.predictor.close()

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from lagar.registry.model import Asked, ModelInfo, ModelSource
+from lagar.registry.model import Asked, FormSource, ModelInfo, ModelSource
+from lagar.registry.proof import Violation
 from lagar.settings import ServerSettings
 
 
@@ -160,6 +161,18 @@ class Changed(msgspec.Struct, frozen=True, tag="changed"):
     """Control → supervisor → workers: the catalog has changed; what was asked of it before may not hold any more."""
 
 
+class Violated(msgspec.Struct, frozen=True, tag="violated"):
+    """Worker → supervisor → control and every worker: a version's forms were wrong on a live row, and are given up."""
+
+    model: str
+    version: str
+    forms: tuple[FormSource, ...]
+    """Those that were given up: what was proved anew since is not meant."""
+    violation: Violation
+    at: str
+    """UTC, ISO 8601."""
+
+
 class Lapsed(msgspec.Struct, frozen=True, tag="lapsed"):
     """Control → supervisor: why this server cannot follow the catalog; "" when it can again."""
 
@@ -206,7 +219,7 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
 
 Message = (
     WorkerBoot | ControlBoot | Loaded | Alive | Failed | ControlReady | ServerState | Models | Keys | Drain
-    | Prepare | Prepared | Commit | Abandon | Lapsed | Want | Have | Changed
+    | Prepare | Prepared | Commit | Abandon | Lapsed | Want | Have | Changed | Violated
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder()

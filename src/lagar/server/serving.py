@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from lagar.engine import wire
 from lagar.engine.deployment import Deployment
 from lagar.engine.host import HostedPredictor
 from lagar.engine.service import Router
+from lagar.engine.shadow import Shadow
 from lagar.errors import LagarError, LoadFailed, MissingEnvironment
 from lagar.intake import golden
 from lagar.metrics import Registry
@@ -27,6 +29,7 @@ from lagar.protocols import native, v2
 from lagar.protocols.base import Adapter, Limits
 from lagar.registry import manifest
 from lagar.registry.model import LoadedModel, ModelSource
+from lagar.registry.proof import Violation
 from lagar.runtimes import contract, sized
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
@@ -46,11 +49,15 @@ class Loader:
     """Turns sources into deployments of one worker."""
 
     def __init__(
-        self, settings: ServerSettings, metrics: Registry, *, threads: int, workers: int, run_folder: Path
-    ) -> None:
+        self, settings: ServerSettings, metrics: Registry, *, threads: int, workers: int, run_folder: Path,
+        on_violation: Callable[[Deployment, Violation], None],
+    ) -> None:  # fmt: skip
+        """`on_violation` is called in a thread when a form was wrong on a row that it has answered."""
         self._metrics = metrics
         self._hosts = run_folder / wire.HOSTS_SOCKET
         self._threads = threads
+        self._on_violation = on_violation
+        self._shadow = Shadow(settings.shadow_check, self.original) if settings.shadow_check else None
         self._queue_rows = max(1, settings.queue_rows // workers)
 
     async def load(self, source: ModelSource, *, in_thread: bool, apart: bool = False) -> Deployment:
@@ -61,7 +68,14 @@ class Loader:
         deployment = await asyncio.to_thread(self._open, source, apart) if in_thread else self._open(source, apart)
         assert deployment.model.probe is not None, "runtimes.load leaves the rows that it has tried"
         await deployment.isolate_if_needed(deployment.model.probe.slice(0, 1), self._threads)
+        if self._shadow is not None:
+            deployment.watch(self._shadow, partial(self._on_violation, deployment))
         return deployment
+
+    def original(self, source: ModelSource) -> HostedPredictor:
+        """The original of a version that forms answer for, in a process for the whole server, not started yet."""
+        alone = msgspec.structs.replace(source, forms=())
+        return HostedPredictor(alone, self._threads, hosts=self._hosts, start=False)
 
     def _open(self, source: ModelSource, apart: bool) -> Deployment:
         """The deployment of a source; of its original where its forms do not load or do not give the golden rows."""

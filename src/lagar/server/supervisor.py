@@ -43,6 +43,7 @@ from lagar.server.channel import (
     Prepare,
     Prepared,
     ServerState,
+    Violated,
     Want,
     WorkerBoot,
 )
@@ -186,6 +187,8 @@ class Supervisor:
         self._state = ServerState(ready=False, reason="starting", workers=len(self._workers))
         self._switch = Switch(self._workers, self._start_held)
         self._switching = asyncio.Lock()
+        self._violations: dict[tuple[str, str], Violated] = {}
+        """Name and version → the form of it that was given up last."""
 
     async def run(self) -> int:
         """Serve until a signal ends it; returns the exit code.
@@ -286,6 +289,8 @@ class Supervisor:
         child.channel.send(self._state)
         if post is self._control and self._models:
             child.channel.send(Models(self._models))
+        for violated in self._violations.values():
+            child.channel.send(violated)
         self._group.create_task(self._attend(post, child))
         return child
 
@@ -366,6 +371,8 @@ class Supervisor:
                     self._wanted(child, message)
                 case Have():
                     self._tell_worker(message)
+                case Violated():
+                    self._violated(message)
                 case Changed():
                     for worker in self._worker_children():
                         worker.channel.send(message)
@@ -495,6 +502,17 @@ class Supervisor:
         for child in self._worker_children():
             if child.pid == message.worker:
                 child.channel.send(message)
+
+    def _violated(self, message: Violated) -> None:
+        """Control keeps the row, and no worker goes on with the form, nor one that starts later from the same set."""
+        key = message.model, message.version
+        known = self._violations.get(key)
+        if known is not None and known.forms == message.forms:
+            return
+        self._violations[key] = message
+        self._tell_control(message)
+        for worker in self._worker_children():
+            worker.channel.send(message)
 
     def _tell_control(self, message: Message) -> None:
         if self._control.active is not None:

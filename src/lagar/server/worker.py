@@ -17,6 +17,7 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lagar.errors import ChangedArtifact, LagarError
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
 from lagar.registry.model import ModelInfo, ModelSource
+from lagar.registry.proof import Violation, given_up_words
 from lagar.server.asgi import App, strip_root
 from lagar.server.auth import Gate
 from lagar.server.channel import (
@@ -43,6 +45,7 @@ from lagar.server.channel import (
     Prepare,
     Prepared,
     ServerState,
+    Violated,
     Want,
     WorkerBoot,
 )
@@ -70,23 +73,27 @@ class Worker:
     """Everything of one worker process."""
 
     def __init__(
-        self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop, send: Callable[[Want], None] | None = None
+        self, boot: WorkerBoot, loop: asyncio.AbstractEventLoop, send: Callable[[Want | Violated], None] | None = None
     ) -> None:
-        """`send` asks control about versions that the boot does not name; None: there are no others."""
+        """`send` asks control about versions that the boot does not name, and tells it; None: there are no others."""
         settings = boot.settings
         self._settings = settings
         self._loop = loop
         self._metrics = Registry(Path(boot.metrics_dir), boot.slot)
         self._gate = Gate(settings, boot.keys or ())
         self._loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._send = send
+        self._loader = Loader(
+            settings,
+            self._metrics,
+            threads=boot.threads,
+            workers=boot.workers,
+            run_folder=Path(boot.control_socket).parent,
+            on_violation=self._violated,
+        )
+        self._giving_up: set[asyncio.Task[None]] = set()
         self.stock = Stock(
-            Loader(
-                settings,
-                self._metrics,
-                threads=boot.threads,
-                workers=boot.workers,
-                run_folder=Path(boot.control_socket).parent,
-            ),
+            self._loader,
             bound_bytes=boot.memory_bytes or sys.maxsize,
             pins=settings.pin,
             loaded=lambda: self.serving.router.deployments,
@@ -261,6 +268,43 @@ class Worker:
 
     def _refuse(self, error: LagarError, path: str, request_id: str) -> object:
         return self.app.refuse(error, strip_root(path, self._settings.root_path), request_id)  # type: ignore[arg-type]
+
+    # -- forms that are not the original
+
+    def _violated(self, deployment: Deployment, violation: Violation) -> None:
+        """The shadow check's thread has found a difference."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._tell_violation, deployment, violation)
+
+    def _tell_violation(self, deployment: Deployment, violation: Violation) -> None:
+        if deployment.given_up:
+            return
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        message = Violated(deployment.name, deployment.version, deployment.model.source.forms, violation, at)
+        if self._send is not None:
+            self._send(message)
+        self.give_up_forms(message)
+
+    def give_up_forms(self, message: Violated) -> None:
+        """Have the original answer in place of forms that were wrong."""
+        loaded = set(self.serving.router.deployments)
+        if self._prepared is not None:
+            loaded |= set(self._prepared.router.deployments)
+        for deployment in loaded:
+            source = deployment.model.source
+            if (source.name, source.version, source.forms) != (message.model, message.version, message.forms):
+                continue
+            if deployment.given_up:
+                continue
+            why = given_up_words(message.violation, message.at)
+            log.error("%s@%s: %s; the original answers from now on", source.name, source.version, why)
+            task = self._loop.create_task(
+                deployment.give_up_form(
+                    why, partial(self._loader.original, source), keep=self._settings.on_violation == "keep"
+                )
+            )
+            self._giving_up.add(task)
+            task.add_done_callback(self._giving_up.discard)
 
     # -- life
 
@@ -462,6 +506,8 @@ class Orders:
                     worker.demand.heard(message)
                 case Changed():
                     self._run(worker.demand.changed())
+                case Violated():
+                    worker.give_up_forms(message)
                 case Drain():
                     self._drain(message)
                 case _:
