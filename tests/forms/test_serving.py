@@ -214,7 +214,9 @@ def test_which_form_answers_which_calls_is_told() -> None:
 def test_a_form_that_does_not_load_is_given_up_for_the_original(pushed: Pushed, tmp_path: Path) -> None:
     source = pushed.releases.source(pushed.version)
     lost = msgspec.structs.replace(source, forms=(FormSource("trees", str(tmp_path / "gone"), None, None, ()),))
-    loader = Loader(ServerSettings(), Registry(tmp_path, 0), threads=1, workers=1, run_folder=tmp_path, on_violation=print)
+    loader = Loader(
+        ServerSettings(), Registry(tmp_path, 0), threads=1, workers=1, run_folder=tmp_path, on_violation=print
+    )
     deployment = asyncio.run(loader.load(lost, in_thread=False))
     assert deployment.model.source.forms == ()
     assert deployment.info(live=True, loaded_at="now").forms == ()
