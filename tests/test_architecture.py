@@ -376,3 +376,21 @@ def test_every_class_of_error_has_a_code_of_its_own() -> None:
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LagarError)]
     assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_what_threads_load_with_knows_its_classes_since_its_import() -> None:
+    """Two threads whose first `decode(…, type=…)` of a class meet build what msgspec knows of it at the same time:
+    the process dies of SIGSEGV, as workers did that loaded two forms at once. A module's own Decoder is built once."""
+    paths = [
+        *(PACKAGE / "runtimes").glob("*.py"),
+        *(PACKAGE / "engine").glob("*.py"),
+        PACKAGE / "registry" / "compiled.py",
+    ]
+    late = [
+        f"{path.name}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and any(keyword.arg == "type" for keyword in node.keywords)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "decode"
+    ]
+    assert not late

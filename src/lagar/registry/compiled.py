@@ -40,6 +40,10 @@ class Kept(msgspec.Struct, frozen=True):
     """Path below `forms/` → SHA-256."""
 
 
+_decoder = msgspec.json.Decoder(Kept)
+"""Built once, at import: two threads that build what msgspec knows of a class at the same time crash the process."""
+
+
 class Found(NamedTuple):
     """What was compiled for a version on this machine."""
 
@@ -61,7 +65,7 @@ class Compiled:
         folder = self.root / key_of(manifest)
         try:
             record = (folder / _RECORD).read_bytes()
-            kept = msgspec.json.decode(record, type=Kept)
+            kept = _decoder.decode(record)
             if any(sha256_of(folder / _FORMS / path) != sha256 for path, sha256 in kept.files.items()):
                 return None
         except (OSError, msgspec.DecodeError):

@@ -28,6 +28,10 @@ class Header(msgspec.Struct, frozen=True):
     kind: FormKind
 
 
+_decoder = msgspec.json.Decoder(Header)
+"""Built once, at import: two threads that build what msgspec knows of a class at the same time crash the process."""
+
+
 class FormPredictor(BoundPredictor, Protocol):
     """A form that is ready to answer."""
 
@@ -46,7 +50,7 @@ def open_folder(folder: Path, threads: int) -> FormPredictor:
     """The predictor of a form's folder, not yet bound to a signature; raises LoadFailed."""
     try:
         document = (folder / DOCUMENT).read_bytes()
-        header = msgspec.json.decode(document, type=Header)
+        header = _decoder.decode(document)
     except (OSError, msgspec.DecodeError) as error:
         raise LoadFailed(f"{folder.name} is no form that this Lagar can read: {error}; compile it again") from error
     if header.format != FORMAT:

@@ -57,10 +57,14 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """XGBoost: asked for in place of the file's own."""
 
 
+_decoder = msgspec.json.Decoder(Document)
+"""Built once, at import: two threads that build what msgspec knows of a class at the same time crash the process."""
+
+
 def open_form(folder: Path, document: bytes, threads: int) -> BoosterForm:
     """The booster of a form's folder; raises LoadFailed, MissingLibrary."""
     try:
-        read = msgspec.json.decode(document, type=Document)
+        read = _decoder.decode(document)
     except msgspec.DecodeError as error:
         raise LoadFailed(f"{folder.name} is no booster form that this Lagar can read: {error}") from error
     return BoosterForm(read, open_engine(read, folder, threads))

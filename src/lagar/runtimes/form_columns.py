@@ -33,10 +33,14 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["columns"] = "columns"
 
 
+_decoder = msgspec.json.Decoder(Program)
+"""Built once, at import: two threads that build what msgspec knows of a class at the same time crash the process."""
+
+
 def open_form(folder: Path, document: bytes, threads: int) -> ColumnsPredictor:
     """The predictor of a column program; raises LoadFailed. NumPy's own threads are the process's matter."""
     try:
-        program = msgspec.json.decode(document, type=Program)
+        program = _decoder.decode(document)
         with (folder / ARRAYS).open("rb") as file:
             arrays: list[Array] = [np.load(file, allow_pickle=False) for _ in range(program.arrays)]
     except (OSError, ValueError, msgspec.DecodeError) as error:

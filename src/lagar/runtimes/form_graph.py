@@ -57,10 +57,14 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[str, Output] = {}
 
 
+_decoder = msgspec.json.Decoder(Document)
+"""Built once, at import: two threads that build what msgspec knows of a class at the same time crash the process."""
+
+
 def open_form(folder: Path, document: bytes, threads: int) -> GraphForm:
     """The graph of a form's folder; raises LoadFailed."""
     try:
-        read = msgspec.json.decode(document, type=Document)
+        read = _decoder.decode(document)
     except msgspec.DecodeError as error:
         raise LoadFailed(f"{folder.name} is no graph form that this Lagar can read: {error}") from error
     return GraphForm(read, folder / MODEL, threads)

@@ -30,10 +30,14 @@ class TreesForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["trees"] = "trees"
 
 
+_decoder = msgspec.json.Decoder(TreesForm)
+"""Built once, at import: two threads that build what msgspec knows of a class at the same time crash the process."""
+
+
 def open_form(folder: Path, document: bytes, threads: int) -> TreesPredictor:
     """The predictor of a form of trees; raises LoadFailed."""
     try:
-        form = msgspec.json.decode(document, type=TreesForm)
+        form = _decoder.decode(document)
         arrays: list[Array] = []
         if form.arrays:
             with (folder / ARRAYS).open("rb") as file:
