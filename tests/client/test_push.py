@@ -55,6 +55,8 @@ def test_a_refused_push_raises_with_its_step(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(Refused, match=r"model\.joblib") as refused:
         lagar.push("bad", path)
     assert refused.value.step == "scan"
+    with pytest.raises(Refused, match=r"--code .*features\.py: no such file"):
+        lagar.push("bad", path, code="features.py")
     with pytest.raises(SettingsError, match="to=URL"):
         lagar.push("bad", path, key="lagar_a_b")
     with pytest.raises(SetupError, match="does not exist"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lagar.client.decided import settled, undecided
+from lagar.client.upload import each
 from lagar.registry import answers
 from lagar.registry.answers import GarbageCard, GenerationCard, ModelCard, TrafficCard, VersionCard, VersionReport
 from lagar.registry.catalog import who
@@ -70,7 +71,7 @@ class Local:
             version=version,
             example=None if example is None else Path(example),
             training_data=None if training_data is None else Path(training_data),
-            code=tuple(map(Path, code)),
+            code=each(code),
             metrics=dict(metrics or {}),
             alias=alias,
             note=note,

@@ -16,7 +16,7 @@ from lagar.client.decided import settled, undecided
 from lagar.client.prediction import Prediction
 from lagar.client.refusal import from_facts, refusal, retry_after
 from lagar.client.rows import write_body
-from lagar.client.upload import Upload
+from lagar.client.upload import Upload, each
 from lagar.client.wire import Lost, Reply, Streamed, Wire
 from lagar.errors import DeadlineExceeded, LagarError, NotReady, Overloaded, SettingsError, Unreachable
 from lagar.registry.answers import (
@@ -155,8 +155,8 @@ class Operations:
         for part, file in (("example", example), ("training_data", training_data), ("requirements", requirements)):
             if file is not None:
                 upload.file(part, Path(file))
-        for file in code:
-            upload.file("code", Path(file))
+        for file in each(code):
+            upload.file("code", file)
         upload.file("model", Path(path))
         headers = {"content-type": upload.content_type, "accept": "application/x-ndjson"}
         async with self._stream(f"{_model(name)}/versions", headers, upload) as answer:
