@@ -7,10 +7,14 @@ import contextlib
 import io
 from pathlib import Path
 
+import pytest
+
 from lagar.control.follow import Follower
+from lagar.control.main import refuse_fewer
+from lagar.errors import CatalogAway
 from lagar.logs import Log
 from lagar.registry.releases import open_releases
-from lagar.server.channel import Message
+from lagar.server.channel import KeyRow, Message
 
 
 def test_an_empty_catalog_in_the_place_of_the_one_that_was_there_takes_no_model_away(tmp_path: Path) -> None:
@@ -33,3 +37,11 @@ def test_an_empty_catalog_in_the_place_of_the_one_that_was_there_takes_no_model_
         assert releases.servers() == [], "no promote there waits for this server"
     assert told == []
     assert "it has generation 0 and this server serves 4" in stream.getvalue()
+
+
+def test_keys_that_are_gone_are_another_catalog_and_shut_nobody_out() -> None:
+    first, second = (KeyRow(id=name, digest="", scopes=("read",)) for name in ("a", "b"))
+    refuse_fewer((), (first,))
+    refuse_fewer((first,), (KeyRow(id="a", digest="", scopes=("read",), expires_at=0.0), second))
+    with pytest.raises(CatalogAway, match="1 of 2 keys are not there"):
+        refuse_fewer((first, second), (second,))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from lagar.control.progress import progress
 from lagar.control.state import ControlState
 from lagar.control.wanted import answer
 from lagar.control.watch import Watcher
-from lagar.errors import LagarError, SetupError
+from lagar.errors import CatalogAway, LagarError, SetupError
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.registry.catalog import Catalog, who
 from lagar.registry.home import open_home
@@ -282,6 +282,7 @@ async def _tell_keys(
         await asyncio.sleep(KEYS_INTERVAL_S)
         try:
             rows = key_rows(await asyncio.to_thread(list_keys, catalog))
+            refuse_fewer(told, rows)
         except LagarError as error:
             log.error("the keys cannot be read; those known before stay valid", error=error.message)
             continue
@@ -289,6 +290,16 @@ async def _tell_keys(
             told = rows
             state.has_keys = bool(rows)
             channel.send(Keys(rows))
+
+
+def refuse_fewer(told: Sequence[KeyRow], rows: Sequence[KeyRow]) -> None:
+    """Raise CatalogAway where a key is gone: none is ever removed, a revoked one stays, so it is another catalog."""
+    gone = {row.id for row in told} - {row.id for row in rows}
+    if gone:
+        raise CatalogAway(
+            f"{len(gone)} of {len(told)} keys are not there, so it is another catalog or an older copy: bring the one "
+            "back that was there, or start the server again to follow this one"
+        )
 
 
 if __name__ == "__main__":
