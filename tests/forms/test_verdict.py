@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from lagar.cli.screen import screen
 from lagar.cli.verdict import table
+from lagar.registry.answers import VersionCard, VersionReport
+from lagar.registry.manifest import FileEntry, Form
 from lagar.registry.proof import Attempt, Criterion, Machine, Proof, Served, Violation, faster, verdict
+from support.registry import manifest_of
 
 US = {"1": 200.0, "4": 201.0, "32": 210.0, "128": 240.0, "1000": 4000.0}
 WRONG = Violation(
@@ -55,3 +61,17 @@ def test_how_much_faster_is_told_at_the_smallest_call_that_a_form_answers() -> N
     found = proof(Served("trees", 1, None))
     assert faster(found, found.served[0]) == 10.0
     assert verdict(found) == "trees serves, 10 × as fast; proved on 2,325 rows"
+
+
+def test_the_forms_of_a_screen_stand_below_each_other_and_what_is_compiled_later_is_said() -> None:
+    file = (FileEntry("model/m.joblib", "a" * 64, 100),)
+    forms = (Form("original", "sklearn", "model/m.joblib", file), Form("trees-native", "form", "forms/t", file))
+    manifest = msgspec.structs.replace(manifest_of({"model/m.joblib": b"m"}, version="1"), forms=forms)
+    card = VersionCard(
+        "wine", "1", "ready", 0, False, (), "sklearn", "classifier", "now", "ana", {}, "", 100, "b" * 64,
+    )  # fmt: skip
+    lines = screen(VersionReport(card, manifest), ())
+    at = lines.index("forms")
+    assert lines[at + 1].index("sklearn") == lines[at + 2].index("form ")
+    later = screen(VersionReport(card, msgspec.structs.replace(manifest, compile_later=True)), ())
+    assert "build and prove faster ones" in later[at + 3]

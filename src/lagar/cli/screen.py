@@ -96,7 +96,10 @@ def screen(report: VersionReport, history: Sequence[TrafficCard]) -> list[str]:
     )
     lines += _inputs(manifest.signature)
     lines += _labelled([("outputs", _outputs(manifest.signature)), ("classes", _classes(manifest.signature))])
-    lines += ["forms", *(f"  {_form(form)}" for form in manifest.forms[:3])]
+    width = max(10, *(len(form.name) for form in manifest.forms[:3]))
+    lines += ["forms", *(f"  {_form(form, width)}" for form in manifest.forms[:3])]
+    if manifest.compile_later and manifest.proof is None:
+        lines.append("  the servers that answer with it build and prove faster ones: pushed with --compile background")
     lines += [f"  {verdict(manifest.proof)}"] if manifest.proof is not None else []
     lines += _golden(manifest.golden)
     steps = [f"  {step.name:<10} {step.seconds:6.2f} s  {'; '.join(step.words)}" for step in manifest.steps[:MAX_STEPS]]
@@ -178,11 +181,12 @@ def _classes(signature: Signature) -> str:
     return "" if signature.classes is None else ", ".join(map(str, signature.classes))
 
 
-def _form(form: Form) -> str:
+def _form(form: Form, width: int) -> str:
     rows = f"{form.min_rows} or more rows" if form.max_rows is None else f"{form.min_rows} to {form.max_rows} rows"
     total = sum(entry.bytes for entry in form.files)
     sha256 = next((entry.sha256 for entry in form.files if entry.path == form.entry), form.files[0].sha256)
-    return f"{form.name:<10} {form.kind:<8}  {rows}, {form.entry or 'the folder'}, {size(total)}, sha256 {sha256[:12]}"
+    entry = form.entry or "the folder"
+    return f"{form.name:<{width}} {form.kind:<8}  {rows}, {entry}, {size(total)}, sha256 {sha256[:12]}"
 
 
 def _golden_count(golden: Golden) -> str:
