@@ -11,9 +11,11 @@ import pytest
 
 from lagar.errors import ChangedArtifact, HomeError, InvalidVersion, SettingsError, StoreAway
 from lagar.registry import layout
+from lagar.registry.compiled import key_of
 from lagar.registry.home import open_home
 from lagar.registry.manifest import FileEntry, Form
-from lagar.registry.releases import Releases
+from lagar.registry.proof import Proof, this_machine
+from lagar.registry.releases import Releases, open_releases
 from lagar.registry.store import open_store
 from support.registry import ANA, LONG_AGO, Place, manifest_of, push, together
 from support.s3 import S3Server
@@ -206,6 +208,22 @@ def test_gc_takes_what_no_version_needs(any_place: Place, tmp_path: Path) -> Non
         assert stored(any_place, releases) == {sha256(b"1"), sha256(b"2")}
         assert releases.lay_out(retired.manifest)  # a retired version is kept
         assert releases.gc(LONG_AGO).objects == ()
+
+
+def test_gc_takes_forms_that_were_compiled_for_no_version(tmp_path: Path) -> None:
+    with open_releases(tmp_path / "home") as releases:
+        versions = [push(releases, tmp_path, data) for data in (b"1", b"2")]
+        other = manifest_of({"model/other.onnx": b"3"})
+        proof = Proof(machine=this_machine(), rows={}, words="nothing is quicker")
+        for manifest in (versions[0].manifest, versions[1].manifest, other):
+            releases.compiled.keep(manifest, proof, tmp_path / "no-forms")
+        releases.retire("wine", "2", ANA)
+        (releases.compiled.root / ".draft-of-a-killed-one").mkdir()
+        releases.gc()
+        assert len(list(releases.compiled.root.iterdir())) == 4, "what was used within a day is kept"
+        releases.gc(LONG_AGO)
+        assert [folder.name for folder in releases.compiled.root.iterdir()] == [key_of(versions[0].manifest)]
+        assert releases.compiled.find(versions[0].manifest)
 
 
 def test_gc_takes_nothing_that_was_stored_within_the_last_day(any_place: Place, tmp_path: Path) -> None:

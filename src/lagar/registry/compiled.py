@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +73,8 @@ class Compiled:
             return None
         if not runs_here(kept.proof):
             return None
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # `gc` leaves what was asked for within a day
         names = [part.name for part in kept.proof.served if part.name != ORIGINAL]
         folders = {name: folder / _FORMS / name for name in names}
         return Found(kept.proof, folders, hashlib.sha256(record).hexdigest())
@@ -99,6 +102,21 @@ class Compiled:
     def forget(self, manifest: Manifest) -> None:
         """Remove what was compiled for a version here."""
         shutil.rmtree(self.root / key_of(manifest), ignore_errors=True)
+
+    def unused(self, older_than_s: float) -> list[str]:
+        """Names of folders that nobody has asked for since, drafts of killed processes too."""
+        until = time.time() - older_than_s
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for folder in sorted(self.root.iterdir()):
+                with contextlib.suppress(FileNotFoundError):
+                    if folder.stat().st_mtime < until:
+                        found.append(folder.name)
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove one folder; who needs it compiles it again."""
+        shutil.rmtree(self.root / name, ignore_errors=True)
 
 
 def runs_here(proof: Proof) -> bool:

@@ -1,4 +1,5 @@
-"""What no version needs: stored files of pushes that were killed or refused, and folders laid out long ago.
+"""What no version needs: stored files of pushes that were killed or refused, folders laid out long ago, and forms that
+were compiled for another release of Lagar or of a library.
 
 An object goes only when no version names it and nobody has stored it anew for a day, which is looked at once more in
 a transaction that writes: a push looks for its files in one too, and the two take turns. So either the push comes
@@ -17,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from lagar.registry import environments, layout, records, traffic
 from lagar.registry.catalog import Catalog
+from lagar.registry.compiled import Compiled, key_of
 from lagar.registry.environments import Environments
 from lagar.registry.layout import Cache
 from lagar.registry.manifest import Manifest
@@ -34,17 +36,19 @@ class Garbage(msgspec.Struct, frozen=True):
     objects: tuple[Stored, ...]
     bytes: int
     folders: int
-    """Laid-out versions and environments: they can be made again."""
+    """Laid-out versions, forms compiled here, and environments: they can be made again."""
 
 
 def collect(
-    catalog: Catalog, store: Store, cache: Cache, places: Environments, older_than_s: float, dry_run: bool
-) -> Garbage:
+    catalog: Catalog, store: Store, cache: Cache, places: Environments, compiled: Compiled, older_than_s: float,
+    dry_run: bool,
+) -> Garbage:  # fmt: skip
     """Remove, or with `dry_run` only list, what is unneeded and untouched for so many seconds."""
     until = store.now() - older_than_s
     with catalog.read() as connection:
         needed = set(connection.scalars(sa.select(artifacts.c.sha256)))
         live = _live(connection)
+        forms = _without_version(connection, compiled.unused(older_than_s))
     keys = {layout.key_of(layout.files_of(manifest, form.name)) for manifest in live for form in manifest.forms}
     old = [found for found in store.objects() if found.modified_at < until and found.sha256 not in needed]
     folders = list(cache.unused(older_than_s, keys))
@@ -54,9 +58,19 @@ def collect(
         old = _remove(catalog, store, old, until)
         for key in folders:
             cache.remove(key)
+        for name in forms:
+            compiled.remove(name)
         unneeded = [key for key in unneeded if places.remove(key)]
         store.sweep(older_than_s)
-    return Garbage(tuple(old), sum(found.bytes for found in old), len(folders) + len(unneeded))
+    return Garbage(tuple(old), sum(found.bytes for found in old), len(folders) + len(forms) + len(unneeded))
+
+
+def _without_version(connection: Connection, folders: list[str]) -> list[str]:
+    """Those that hold forms of no version: it is retired, or they are of other releases of Lagar or of a library."""
+    if not folders:
+        return []
+    needed = {key_of(version.manifest) for version in records.every(connection) if version.state != "retired"}
+    return [name for name in folders if name not in needed]
 
 
 def _remove(catalog: Catalog, store: Store, candidates: Iterable[Stored], until: float) -> list[Stored]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -89,6 +89,11 @@ def get_many(connection: Connection, keys: Iterable[tuple[str, str]]) -> list[Ve
         rows = connection.execute(sa.select(tables.versions).where(tables.versions.c.seq.in_(seqs)))
         found += map(_version, rows)
     return found
+
+
+def every(connection: Connection) -> Iterator[Version]:
+    """All versions of all models, one after the other."""
+    return map(_version, connection.execute(sa.select(tables.versions)))
 
 
 def resolve(connection: Connection, model: str, ref: str) -> str:

@@ -446,7 +446,9 @@ class Releases:
 
     def gc(self, older_than_s: float = DAY_S, *, dry_run: bool = False) -> Garbage:
         """Remove what no version needs and nobody has touched for so long; see `garbage`."""
-        return garbage.collect(self.catalog, self.store, self._cache, self.environments, older_than_s, dry_run)
+        return garbage.collect(
+            self.catalog, self.store, self._cache, self.environments, self.compiled, older_than_s, dry_run
+        )
 
     # ---- changes -------------------------------------------------------------------------------------------------
 
