@@ -58,6 +58,18 @@ def predict_on(connection: http.client.HTTPConnection, seconds: float, tag: int)
         return answer["predictions"]
 
 
+IN_A_WORKER = '        if str(__import__("__main__").__file__).endswith("worker.py"):\n'
+"""Code of a model that intake, in its own process, passes over."""
+
+
+def below(pid: int) -> dict[int, str]:
+    """pid → command line of all descendants of a process."""
+    found = children_of(pid)
+    for child in list(found):
+        found |= below(child)
+    return found
+
+
 LOST = (OSError, http.client.HTTPException, AssertionError)
 """How a request ends that was not answered, or not with a prediction."""
 
@@ -325,8 +337,8 @@ def test_a_model_of_the_users_own_is_closed_once_everything_is_answered(serve: S
 class Noted:
     def load(self, path): self.path = path
     def predict(self, rows): return [row["a"] for row in rows]
-    def close(self): open(f"{self.path}/closed", "a").write("x")
-"""
+    def close(self): open("CLOSED", "a").write("x")
+""".replace("CLOSED", str(tmp_path / "closed"))
     folder = tmp_path / "noted"
     folder.mkdir()
     (folder / "noted.py").write_text(code)
@@ -334,7 +346,7 @@ class Noted:
     server = serve(folder)
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
-    assert (folder / "closed").read_text() == "x"
+    assert (tmp_path / "closed").read_text() == "x"
 
 
 def test_a_second_signal_stops_at_once(serve: Serve, scripted: Path) -> None:
@@ -382,7 +394,7 @@ def test_a_drain_that_takes_too_long_ends_with_an_error(serve: Serve, scripted: 
 
 
 def test_a_signal_while_the_models_load_ends_at_once(serve: Serve, tmp_path: Path) -> None:
-    slow = SCRIPTED.replace("        pass\n", "        time.sleep(600)\n", 1)
+    slow = SCRIPTED.replace("        pass\n", f"{IN_A_WORKER}            time.sleep(600)\n", 1)
     server = serve(scripted_model(tmp_path / "m", slow), workers=2, wait=False)
     eventually(lambda: len(server.workers()) == 2, 90, "two workers")
     server.signal(signal.SIGTERM)
@@ -420,8 +432,18 @@ def test_the_run_folder_of_a_killed_server_is_swept_by_the_next(serve: Serve, sc
 # The start
 
 
+def test_a_signal_during_intake_ends_at_once(serve: Serve, tmp_path: Path) -> None:
+    slow = SCRIPTED.replace("        pass\n", "        time.sleep(600)\n", 1)
+    server = serve(scripted_model(tmp_path / "m", slow), workers=2, wait=False)
+    eventually(lambda: any("sandbox" in line for line in below(server.pid).values()), 90, "the model's process")
+    processes = below(server.pid)
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    wait_gone(processes)
+
+
 def test_a_worker_that_dies_while_it_loads_ends_the_server(serve: Serve, tmp_path: Path) -> None:
-    source = SCRIPTED.replace("        pass\n", "        os._exit(7)\n", 1)
+    source = SCRIPTED.replace("        pass\n", f"{IN_A_WORKER}            os._exit(7)\n", 1)
     server = serve(scripted_model(tmp_path / "m", source), workers=2, wait=False)
     assert server.wait_exit() == 1
     last = server.stderr().strip().splitlines()[-1]

@@ -23,7 +23,7 @@ from support.server import LagarServer
 
 def test_every_form_of_rows_gets_the_models_own_answers(served: LagarServer, wine: Any) -> None:
     rows = wine.rows.head(5)
-    expected = wine.model.predict(rows).tolist()
+    expected, label = wine.model.predict(rows).tolist(), served.version("wine")
     forms = [
         rows, rows[rows.columns[::-1]], rows.to_numpy(), rows.to_dict("records"), rows.to_dict("list"),
         rows.to_numpy().tolist(), {name: rows[name] for name in rows}, [row for _, row in rows.iterrows()],
@@ -32,11 +32,11 @@ def test_every_form_of_rows_gets_the_models_own_answers(served: LagarServer, win
         for form in forms:
             answer = client.predict("wine", form)
             assert answer.predictions == expected, type(form)
-            assert (answer.model, answer.version, len(answer)) == ("wine", "1", 5)
+            assert (answer.model, answer.version, len(answer)) == ("wine", label, 5)
             assert np.allclose(answer.probabilities, wine.model.predict_proba(rows))
             assert answer.classes == [0, 1, 2]
         for one in (rows.iloc[0], rows.iloc[0].to_dict()):
-            assert client.predict("wine", one, version="1").predictions == expected[:1]
+            assert client.predict("wine", one, version=label).predictions == expected[:1]
 
 
 def test_columns_of_every_type_arrive(served: LagarServer, churn: Any, text: Any) -> None:
@@ -96,7 +96,7 @@ def test_an_answer_becomes_a_frame(served: LagarServer, wine: Any) -> None:
     assert list(frame.columns) == ["prediction", "probability_0", "probability_1", "probability_2"]
     assert frame.index.tolist() == ["a", "b", "c"]
     assert frame["prediction"].tolist() == list(answer) == [answer[0], answer[1], answer[2]]
-    assert repr(answer).startswith("Prediction(wine@1: [")
+    assert repr(answer).startswith(f"Prediction(wine@{served.version('wine')}: [")
 
 
 def test_the_awaited_client_answers_the_same(served: LagarServer, wine: Any) -> None:

@@ -45,7 +45,7 @@ def test_a_push_into_the_home_and_one_to_a_server_give_the_same_version(
             report = await client.push("folder", scripted_model(tmp_path / "folder"))
             return [card.name for card in await client.models()], report.card.kind
 
-    assert asyncio.run(ask()) == (["folder", "logistic", "other"], "custom")
+    assert asyncio.run(ask()) == (["folder", "logistic", "other", "scripted"], "custom")
 
 
 def test_a_refused_push_raises_with_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

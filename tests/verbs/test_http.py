@@ -97,7 +97,7 @@ def test_the_command_line_and_http_give_the_same_answers(keyed: Keyed) -> None:
         assert told.status_code == 200, told.text
         assert told.json() == answer(*args, home=home) == answer(*args, *keyed.remote(), home=home)
         assert run(*args, home=home) == run(*args, *keyed.remote(), home=home)
-    assert client.get("/api/models/wine").json() == client.get("/api/models").json()[0]
+    assert client.get("/api/models/wine").json() in client.get("/api/models").json()
     assert client.get("/api/models/wine/traffic").json() == {"weights": {"v1.0.9": 100}, "shadow": None}
     assert client.get("/api/models/wine/aliases").json() == {"candidate": "v1.0.10"}
     assert client.get("/api/generations/1").json()["state"] == "committed"
@@ -177,10 +177,10 @@ def test_who_asked_cannot_be_made_up(keyed: Keyed) -> None:
 
 def test_a_server_without_keys_shows_what_it_has_and_takes_no_change(serve: Any, stock: Stock, tmp_path: Path) -> None:
     server = serve(scripted_model(tmp_path / "m"), home=stock.home)
-    assert answer("models", "--to", server.url, home=stock.home)[0]["name"] == "wine"
+    assert {"wine"} < {model["name"] for model in answer("models", "--to", server.url, home=stock.home)}
     line = refusal("promote", "wine", "v1.0.9", "--to", server.url, home=stock.home)
     assert "lagar keys create --name NAME --scope admin" in line
-    assert answer("models", home=stock.home)[0]["live"] == {}
+    assert all(model["live"] == {} for model in answer("models", home=stock.home))
 
 
 # Pushes

@@ -27,8 +27,8 @@ def answer(releases: Releases, equipment: Equipment, want: Want, log: Log) -> Ha
         if want.lay_out:
             equipment.require([version.manifest])
         source = releases.source(version) if want.lay_out else None
-    except NotFound as error:
-        return refused(NotFound.code, error.message)
+    except NotFound:  # in the words that callers of MLServer know
+        return refused(NotFound.code, f"Model {want.model} with version {want.ref} not found")
     except (CatalogAway, StoreAway) as error:
         return refused(NotReady.code, error.message)
     except LagarError as error:
