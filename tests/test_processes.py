@@ -452,13 +452,13 @@ def test_a_worker_that_dies_while_it_loads_ends_the_server(serve: Serve, tmp_pat
 
 
 def test_a_worker_that_keeps_dying_is_given_time(serve: Serve, tmp_path: Path) -> None:
-    server = serve(scripted_model(tmp_path / "m"), workers=1)
-    (laid_out,) = (server.home / "cache").glob("*/model/scripted.py")
-    laid_out.unlink()  # the store has it too
-    laid_out.write_text(SCRIPTED.replace("        pass\n", "        os._exit(7)\n", 1))
+    ill = tmp_path / "ill"
+    source = SCRIPTED.replace("        pass\n", f"        if os.path.exists({str(ill)!r}): os._exit(7)\n", 1)
+    server = serve(scripted_model(tmp_path / "m", source), workers=1)
+    ill.touch()
     os.kill(server.workers()[0], signal.SIGKILL)
     server.wait_line(lambda line: "worker 0 is restarted" in line and "delay_s" in line)
-    laid_out.write_text(SCRIPTED)
+    ill.unlink()
     eventually(server.is_ready, 60, "readiness after the repair")
     assert is_alive(server.pid)
 

@@ -10,9 +10,9 @@ from lagar.logs import Log
 
 def test_what_lies_in_a_mirror_is_told_of_by_its_url() -> None:
     stream = io.StringIO()
-    given = Given(Logged(Log("json", stream=stream)), lambda text: text.replace("/home/mirror", "s3://models"))
-    given.taken("/home/mirror/wine.joblib", "wine@1", 2.0)
-    given.said("/home/mirror/wine.joblib is wine@1-ab12cd34")
+    given = Given(Logged(Log("json", stream=stream)), lambda text: text.replace("/data/mirror", "s3://models"))
+    given.taken("/data/mirror/wine.joblib", "wine@1", 2.0)
+    given.said("/data/mirror/wine.joblib is wine@1-ab12cd34")
     text = stream.getvalue()
     assert '"path":"s3://models/wine.joblib"' in text.replace('": "', '":"')
     assert "s3://models/wine.joblib is wine@1-ab12cd34" in text

@@ -40,7 +40,13 @@ def give(home: Path, paths: Iterable[str | Path]) -> None:
     """Put the known versions of what lies at the paths into a home."""
     if _memory is None:
         return
-    found = {version.seq: version for sha256 in map(_sha256, _files(paths)) for version in _memory.holding(sha256)}
+    present = set(map(_sha256, _files(paths)))
+    found = {version.seq: version for sha256 in present for version in _memory.holding(sha256)}
+    found = {
+        seq: version
+        for seq, version in found.items()
+        if {entry.sha256 for entry in version.manifest.original.files} <= present
+    }
     if found:
         with open_releases(home) as releases:
             for version in found.values():

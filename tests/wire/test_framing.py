@@ -143,9 +143,10 @@ def test_expect_is_not_invited_to_send_what_will_be_refused(server: LagarServer)
         assert wire.is_closed()
 
 
-@pytest.mark.parametrize("path", [QUICK, "/models/logistic/versions/1/predict", "/healthz"])
+@pytest.mark.parametrize("path", [QUICK, "/models/logistic/versions/VERSION/predict", "/healthz"])
 def test_half_close_is_answered_and_closed(server: LagarServer, path: str) -> None:
     with Wire(server.port) as wire:
+        path = path.replace("VERSION", server.version("logistic"))
         wire.send(get(path) if path == "/healthz" else post(path, QUICK_BODY))
         wire.finish()
         assert wire.read().status == 200
