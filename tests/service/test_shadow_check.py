@@ -71,6 +71,7 @@ def answer(server: LagarServer, value: float) -> float:
     return float(json.loads(response.text)["predictions"][0])
 
 
+@pytest.mark.slow
 def test_a_wrong_form_is_given_up_by_every_worker_and_stays_so_over_a_restart(pushed: Pushed) -> None:
     args = ["--compile", "background", "--shadow-check", "1"]
     with LagarServer(home=pushed.home, workers=2, args=args) as server:

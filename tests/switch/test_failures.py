@@ -99,6 +99,7 @@ def test_a_file_that_was_changed_on_disk_is_refused_with_both_hashes(
     assert switches(server)["failed"] == 1
 
 
+@pytest.mark.slow
 def test_a_laid_out_file_that_was_changed_is_refused_with_both_hashes(
     home: Path, releases: Releases, verbs: Local, start: Start
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_worker_that_is_killed_while_it_loads_leaves_the_old_version_everywher
     eventually(lambda: live(server) == {"slow"}, what="the slow version live")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_after_it_prepared_comes_up_with_the_new_version(
     home: Path, verbs: Local, start: Start, load: MakeLoad, releases: Releases
 ) -> None:

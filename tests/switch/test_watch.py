@@ -153,6 +153,7 @@ def test_versions_in_a_folder_of_their_model_are_served_too(watched: Watched, wi
     assert answer.json()["version"] == "9"
 
 
+@pytest.mark.slow
 def test_thirty_pickles_that_run_code_are_refused_and_the_old_one_goes_on(
     watched: Watched, wines: Wines, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_thirty_pickles_that_run_code_are_refused_and_the_old_one_goes_on(
     eventually(lambda: watched.wrong() <= 1, LONG_S, "what is gone is forgotten")
 
 
+@pytest.mark.slow
 def test_a_control_process_that_dies_goes_on_watching(watched: Watched) -> None:
     folder = scripted_model(watched.folder / "lasting")
     toml = folder / "lagar.toml"
@@ -189,6 +191,7 @@ def test_a_control_process_that_dies_goes_on_watching(watched: Watched) -> None:
     eventually(lambda: watched.live("lasting") not in ("", before), LONG_S, "the changed model")
 
 
+@pytest.mark.slow
 def test_a_given_path_that_vanishes_goes_on(wines: Wines, tmp_path: Path) -> None:
     file = tmp_path / "wine.joblib"
     put(wines.files["1"], file)
@@ -202,6 +205,7 @@ def test_a_given_path_that_vanishes_goes_on(wines: Wines, tmp_path: Path) -> Non
         seen.becomes("wine", label_of(file))
 
 
+@pytest.mark.slow
 def test_a_prefix_on_s3_is_served_and_watched(wines: Wines, tmp_path: Path) -> None:
     s3 = S3Server()
     try:
