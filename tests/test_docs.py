@@ -194,7 +194,16 @@ def run(folder: Path, scratch: Path) -> Iterator[Run]:
     running.close()
 
 
-@pytest.mark.parametrize("page", PAGES)
+LONG_PAGES = frozenset({
+    "docs/lagar-toml.md", "docs/predict.md", "docs/operate.md", "docs/security.md", "docs/environments.md",
+    "examples/your-model/README.md", "examples/wine-quality/README.md",
+})  # fmt: skip
+"""Pages that start many servers: the slow tests run their blocks."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page in LONG_PAGES else ()) for page in PAGES]
+)
 def test_every_block_of_a_page_does_what_the_page_says(page: str, folder: Path, scratch: Path) -> None:
     found = blocks((ROOT / page).read_text())
     where = folder / Path(page).parent if page.startswith("examples/") else folder

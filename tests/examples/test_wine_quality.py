@@ -15,6 +15,8 @@ import pytest
 from support.examples import KINDS, Examples, answer, real_data, refusal
 from support.server import LagarServer
 
+pytestmark = pytest.mark.slow  # trains the tutorial's models, several times
+
 WORDS = {0: "bom", 1: "ruim"}
 
 real_only = pytest.mark.parametrize("quality", ["real"], indirect=True, scope="module")

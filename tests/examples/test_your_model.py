@@ -18,6 +18,8 @@ import pytest
 from support.examples import Examples, answer, real_data, refusal
 from support.server import LagarServer
 
+pytestmark = pytest.mark.slow  # trains and serves a model for each table and algorithm
+
 DATASETS = ("iris", "california", "bank", "air-quality")
 ALGORITHMS = ("forest", "tree", "linear", "extra-trees", "lightgbm", "xgboost")
 PAIRS = [f"{dataset}-{algorithm}" for dataset in DATASETS for algorithm in ALGORITHMS]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 import boto3
@@ -41,11 +40,12 @@ class S3Server:
 
     def start(self) -> None:
         program = Path(sys.executable).with_name("moto_server")
-        said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the server writes into it as long as it lives
-        self._server = subprocess.Popen(
-            [program, "-H", "127.0.0.1", "-p", f"{self.port}"], stdout=subprocess.DEVNULL, stderr=said
-        )
-        self.port = eventually(lambda: self._heard(said), 120, "the S3 server's port")
+        log = Path(tempfile.mkdtemp(prefix="s3-")) / "stderr"
+        with log.open("w") as said:
+            self._server = subprocess.Popen(
+                [program, "-H", "127.0.0.1", "-p", f"{self.port}"], stdout=subprocess.DEVNULL, stderr=said
+            )
+        self.port = eventually(lambda: self._heard(log), 120, "the S3 server's port")
         eventually(self._make_bucket, what="the S3 server")
 
     def stop(self) -> None:
@@ -66,9 +66,9 @@ class S3Server:
         found = self._client().list_objects_v2(Bucket=BUCKET, Prefix=store.rpartition("/")[2])
         return [entry["Key"].rpartition("/")[2] for entry in found.get("Contents", [])]
 
-    def _heard(self, said: IO[str]) -> int:
+    def _heard(self, log: Path) -> int:
         """The port that the server says it listens on; 0 while it says nothing."""
-        text = os.pread(said.fileno(), 10_000, 0).decode()
+        text = log.read_text()
         found = re.search(r"Running on http://127\.0\.0\.1:(\d+)", text)
         if found is None and self._server is not None and self._server.poll() is not None:
             pytest.fail(f"the S3 server ended: {text}")
