@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
 import subprocess
@@ -25,8 +26,9 @@ from lagar.control.compiling import Compiler
 from lagar.intake import compilation, golden, push
 from lagar.logs import open_log
 from lagar.metrics import Registry
+from lagar.registry import manifest as manifests
 from lagar.registry.model import FormSource
-from lagar.registry.proof import ORIGINAL, Machine, Served, this_machine
+from lagar.registry.proof import ORIGINAL, Machine, Proof, Served, this_machine
 from lagar.registry.releases import Releases, Version, Who, open_releases
 from lagar.runtimes import sized
 from lagar.server.serving import Loader, is_at_hand
@@ -55,13 +57,20 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
         yield Pushed(releases, version, path)
 
 
+def with_proof(version: Version, proof: Proof) -> Version:
+    """The version as if it had been committed with that proof."""
+    manifest = msgspec.structs.replace(version.manifest, proof=proof)
+    sha256 = hashlib.sha256(manifests.encode(manifest)).hexdigest()
+    return msgspec.structs.replace(version, manifest=manifest, manifest_sha256=sha256)
+
+
 def forms_only(version: Version) -> Version:
     """The version as if one of its forms had won at every size: a busy machine decides that anew at each race."""
     proof = version.manifest.proof
     assert proof is not None
     name = next(part.name for part in proof.served if part.name != ORIGINAL)
     alone = msgspec.structs.replace(proof, served=(Served(name, 1, None),))
-    return msgspec.structs.replace(version, manifest=msgspec.structs.replace(version.manifest, proof=alone))
+    return with_proof(version, alone)
 
 
 def elsewhere(version: Version) -> Version:
@@ -69,7 +78,7 @@ def elsewhere(version: Version) -> Version:
     proof = version.manifest.proof
     assert proof is not None
     moved = msgspec.structs.replace(proof, machine=Machine("0.0.1", "other-cpu"))
-    return msgspec.structs.replace(version, manifest=msgspec.structs.replace(version.manifest, proof=moved))
+    return with_proof(version, moved)
 
 
 def test_a_push_keeps_the_proof_and_the_forms_that_serve(pushed: Pushed) -> None:
