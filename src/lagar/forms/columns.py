@@ -18,11 +18,12 @@ from lagar.forms.candidates import Candidate, Criterion, NotApplicable
 from lagar.forms.flow import Column, Flow, Sheet
 from lagar.forms.original import Original
 from lagar.registry.signature import Signature
+from lagar.runtimes.arrays import ARRAYS, save
 from lagar.runtimes.column_ends import AnyEnd
 from lagar.runtimes.column_sources import AnySource
 from lagar.runtimes.column_steps import Scale
 from lagar.runtimes.form import DOCUMENT
-from lagar.runtimes.form_columns import ARRAYS, Program
+from lagar.runtimes.form_columns import Program
 
 
 def criterion(original: Original) -> Criterion:
@@ -49,9 +50,7 @@ def write(folder: Path, sources: list[AnySource], end: AnyEnd, sheet: Sheet) -> 
     """The program and its arrays."""
     program = Program(sources=sources, end=end, arrays=len(sheet.arrays))
     (folder / DOCUMENT).write_bytes(msgspec.json.encode(program))
-    with (folder / ARRAYS).open("wb") as file:
-        for array in sheet.arrays:
-            np.save(file, array, allow_pickle=False)
+    save(folder / ARRAYS, sheet.arrays)
 
 
 def start(signature: Signature, first: Any) -> Flow:

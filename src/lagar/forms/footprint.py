@@ -7,10 +7,6 @@ forms are not counted as its own.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from lagar import memory as process_memory
 from lagar.registry.signature import Signature
 from lagar.runtimes.form import FormPredictor, open_folder
 
@@ -57,11 +54,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     signature = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=Signature)
     first = _opened(folder, signature)
-    before = _own_memory()
+    before = process_memory.held()
     started = time.perf_counter()
     second = _opened(folder, signature)
     load_s = time.perf_counter() - started
-    memory = max(_own_memory() - before, 0)
+    memory = max(process_memory.held() - before, 0)
     foreign = tuple(name for name in FOREIGN if name in sys.modules)
     found = Footprint(memory, round(load_s, 4), dict(first.libraries), foreign)
     second.close()
@@ -78,17 +75,6 @@ def _opened(folder: Path, signature: Signature) -> FormPredictor:
         rows = examples.rows_of(signature.fields, signature.layout == "matrix", list(signature.example[:1]))
         predictor.predict(rows, tuple(output.name for output in signature.outputs))
     return predictor
-
-
-def _own_memory() -> int:
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    except (OSError, StopIteration):  # another system, or a container that hides it
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

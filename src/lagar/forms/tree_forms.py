@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +16,10 @@ from lagar.forms.flow import Column, Flow
 from lagar.forms.original import Original
 from lagar.forms.trees import Trees, Way, graph, layout_of, packed, refuse_too_large, table_of
 from lagar.runtimes.answers import Labels
+from lagar.runtimes.arrays import ARRAYS, save
 from lagar.runtimes.column_sources import AnySource, Fields, Join, Lookup, Table
 from lagar.runtimes.form import DOCUMENT
-from lagar.runtimes.form_trees import ARRAYS, TreesForm
+from lagar.runtimes.form_trees import TreesForm
 from lagar.runtimes.tree_end import TABLES, Categories, End
 from lagar.runtimes.tree_finish import AnyFinish, Boosted, Isolation, Scores, Several, Shares, Values
 from lagar.runtimes.tree_walks import GRAPH
@@ -107,7 +107,7 @@ def write_form(original: Original, plan: Plan, folder: Path, way: Way) -> None:
     form = TreesForm(end=end, source=source, arrays=len(flow.sheet.arrays))
     (folder / DOCUMENT).write_bytes(msgspec.json.encode(form))
     if flow.sheet.arrays:
-        _save(folder / ARRAYS, flow.sheet.arrays)
+        save(folder / ARRAYS, flow.sheet.arrays)
 
 
 def write(plan: Plan, folder: Path, way: Way) -> End:
@@ -134,7 +134,7 @@ def write(plan: Plan, folder: Path, way: Way) -> End:
         (folder / GRAPH).write_bytes(graph(trees, weights, by_tree, missing=plan.nan))
         walk = f"{layout} by tree" if by_tree else layout
     if arrays:
-        _save(folder / TABLES, arrays.values())
+        save(folder / TABLES, arrays.values())
     return End(
         width=trees.width,
         trees=trees.count,
@@ -151,12 +151,6 @@ def write(plan: Plan, folder: Path, way: Way) -> End:
         categories=categories,
         tables=list(arrays),
     )
-
-
-def _save(path: Path, arrays: Iterable[Array]) -> None:
-    with path.open("wb") as file:
-        for array in arrays:
-            np.save(file, array, allow_pickle=False)
 
 
 def _tables(plan: Plan, arrays: dict[str, Array]) -> list[Categories]:

@@ -7,12 +7,9 @@ Started by `lagar.intake.sandbox` as `python -m lagar.intake.trial FOLDER`, with
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import gc
 import os
 import platform
-import resource
 import signal
 import sys
 import time
@@ -22,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from lagar import memory as process_memory
 from lagar.errors import LagarError, SetupError
 from lagar.forms.apart import Caps
 from lagar.intake.confinement import die_with_parent
@@ -178,11 +176,11 @@ def _tried(task: Task) -> Tried:
     started = time.perf_counter()
     _preload(task)
     import_s = time.perf_counter() - started
-    empty = _own_memory()
+    empty = process_memory.held()
     started = time.perf_counter()
     model = runtimes.load(task.source)
     load_s = time.perf_counter() - started
-    memory = max(_own_memory() - empty, 0)
+    memory = max(process_memory.held() - empty, 0)
     recorded = golden.record(model, Path(task.source.example) if task.source.example else None)
     imported, installed, local = _distributions(set(sys.modules) - before)
     return Tried(
@@ -210,18 +208,6 @@ def _preload(task: Task) -> None:
             importlib.import_module(name)
         except Exception:  # noqa: S112 - what is missing is named by the load itself
             continue
-
-
-def _own_memory() -> int:
-    """Bytes of this process alone and its share of what is mapped by several (PSS)."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # what imports freed must not hide what the model takes
-        ctypes.CDLL(None).malloc_trim(0)
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    except (OSError, StopIteration):  # another system, or a container that hides it
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _distributions(modules: set[str]) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lagar import memory
 from lagar.errors import LagarError, LoadFailed, MissingLibrary
 from lagar.registry.model import LoadedModel, ModelSource
 
@@ -50,7 +50,7 @@ def load_opened(source: ModelSource, *, threads: int = 1) -> tuple[LoadedModel, 
         handlers = code.load_handlers(Path(source.handlers)) if source.handlers else None
         opened = open_source(source, threads)
         loaded = contract.keep(source, opened, handlers)
-        _return_freed_memory()
+        memory.give_back()
         return loaded, opened
     except LagarError:
         raise
@@ -60,14 +60,6 @@ def load_opened(source: ModelSource, *, threads: int = 1) -> tuple[LoadedModel, 
         raise LoadFailed(
             f"{source.path} could not be loaded: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
         ) from error
-
-
-def _return_freed_memory() -> None:
-    """Give the heap that loading freed back to the system: for a forest that is two thirds of what it took."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):  # not glibc
-        return
 
 
 def open_source(source: ModelSource, threads: int) -> Opened:

@@ -13,12 +13,11 @@ import numpy as np
 
 from lagar.errors import LoadFailed
 from lagar.registry.signature import Signature
+from lagar.runtimes.arrays import ARRAYS, read
 from lagar.runtimes.base import refuse_if_callers
 from lagar.runtimes.column_ends import Answer, AnyEnd
 from lagar.runtimes.column_sources import AnySource, Context
 from lagar.types import Array, Outputs, Rows
-
-ARRAYS = "arrays.npy"
 
 
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,8 +40,7 @@ def open_form(folder: Path, document: bytes, threads: int) -> ColumnsPredictor:
     """The predictor of a column program; raises LoadFailed. NumPy's own threads are the process's matter."""
     try:
         program = _decoder.decode(document)
-        with (folder / ARRAYS).open("rb") as file:
-            arrays: list[Array] = [np.load(file, allow_pickle=False) for _ in range(program.arrays)]
+        arrays = read(folder / ARRAYS, program.arrays)
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise LoadFailed(f"{folder.name} is no column program that this Lagar can read: {error}") from error
     return ColumnsPredictor(program, arrays)

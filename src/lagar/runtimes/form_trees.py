@@ -10,12 +10,11 @@ import numpy as np
 
 from lagar.errors import LoadFailed
 from lagar.registry.signature import Signature
+from lagar.runtimes.arrays import ARRAYS, read
 from lagar.runtimes.base import refuse_if_callers
 from lagar.runtimes.column_sources import AnySource, Context, Source, Whole
 from lagar.runtimes.tree_end import End, TreeEnd
 from lagar.types import Array, Outputs, Rows
-
-ARRAYS = "arrays.npy"
 
 
 class TreesForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,10 +37,7 @@ def open_form(folder: Path, document: bytes, threads: int) -> TreesPredictor:
     """The predictor of a form of trees; raises LoadFailed."""
     try:
         form = _decoder.decode(document)
-        arrays: list[Array] = []
-        if form.arrays:
-            with (folder / ARRAYS).open("rb") as file:
-                arrays = [np.load(file, allow_pickle=False) for _ in range(form.arrays)]
+        arrays = read(folder / ARRAYS, form.arrays)
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise LoadFailed(f"{folder.name} is no form of trees that this Lagar can read: {error}") from error
     return TreesPredictor(form, arrays, TreeEnd(folder, form.end, threads))

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from lagar.errors import LoadFailed
+from lagar.runtimes.arrays import read
 from lagar.runtimes.tree_finish import AnyFinish
 from lagar.runtimes.tree_walks import NativeWalk, OnnxWalk, Shape, Walk
 from lagar.types import Array, Outputs
@@ -199,7 +200,4 @@ class _Category:
 
 
 def _tables(folder: Path, names: list[str]) -> dict[str, Array]:
-    if not names:
-        return {}
-    with (folder / TABLES).open("rb") as file:
-        return {name: np.load(file, allow_pickle=False) for name in names}
+    return dict(zip(names, read(folder / TABLES, len(names)), strict=True))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lagar import native
+from lagar import memory, native
 from lagar.errors import LoadFailed
 from lagar.types import Array
 
@@ -58,7 +58,7 @@ class OnnxWalk:
         self.libraries = {"onnxruntime": version}
         self._run: Callable[..., Any] = session._sess.run
         self._bind(session)
-        _return_memory()
+        memory.give_back()
 
     def _bind(self, session: Any) -> None:
         columns, trees, targets, dtype = self._shape
@@ -202,10 +202,3 @@ def _session(folder: Path, threads: int) -> tuple[Any, str]:
             f"{' '.join(str(error).split())[:300]}; compile it again"
         ) from error
     return session, str(onnxruntime.__version__)
-
-
-def _return_memory() -> None:
-    """Reading a graph leaves several times its size in freed heap: 65 MB of 85 for a hundred trees."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,26 +142,21 @@ def waiting_connections(sock: socket.socket) -> int:
 
 def refuse_connections(sock: socket.socket) -> bool:
     """Drop the SYN packets of new connections; False where the kernel cannot."""
-    program = b"".join(struct.pack("=HBBI", *step) for step in _REFUSE_SYN)
-    memory = ctypes.create_string_buffer(program, len(program))
-    try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", len(_REFUSE_SYN), ctypes.addressof(memory))
-        )
-    except OSError:
-        return False
-    return True
+    return _attach(sock, _SO_ATTACH_FILTER, _REFUSE_SYN)
 
 
 def _choose_among(sock: socket.socket, count: int) -> bool:
     """Spread the new connections of a port over the first `count` of its sockets; False where the kernel cannot."""
     steps = ((0x20, 0, 0, _RANDOM), (0x94, 0, 0, count), (0x16, 0, 0, 0))  # return a random number modulo count
+    return _attach(sock, _SO_ATTACH_REUSEPORT_CBPF, steps)
+
+
+def _attach(sock: socket.socket, option: int, steps: Sequence[tuple[int, int, int, int]]) -> bool:
+    """Give the kernel a classic BPF program for a socket; False where it takes none."""
     program = b"".join(struct.pack("=HBBI", *step) for step in steps)
     memory = ctypes.create_string_buffer(program, len(program))
     try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", len(steps), ctypes.addressof(memory))
-        )
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HL", len(steps), ctypes.addressof(memory)))
     except OSError:
         return False
     return True

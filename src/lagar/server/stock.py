@@ -7,13 +7,12 @@ no new request, answers those it has, is closed, and its memory goes back to the
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from lagar import memory
 from lagar.engine.deployment import Deployment
 from lagar.errors import LoadFailed
 from lagar.registry.model import ModelSource
@@ -151,7 +150,7 @@ class Stock:
             self.told()
             del deployment
         gc.collect()
-        await asyncio.to_thread(give_memory_back)
+        await asyncio.to_thread(memory.give_back)
 
     def told(self) -> None:
         """Something has changed for whoever waits for room."""
@@ -173,12 +172,6 @@ def close_quietly(deployment: Deployment) -> None:
         deployment.close()
     except Exception:
         log.exception("closing model %s@%s failed", deployment.name, deployment.version)
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system: glibc keeps it otherwise."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def answering(live: Mapping[str, str], weights: Mapping[str, Mapping[str, int]]) -> set[Key]:
