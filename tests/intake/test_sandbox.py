@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import textwrap
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from conftest import Trained
@@ -160,19 +164,19 @@ def test_children_and_grandchildren_end_with_the_load(tmp_path: Path) -> None:
                 import signal
                 signal.pause()
     """
-    before = set(_pausing())
-    tried, _ = sandbox.load(hostile(tmp_path / "m", body))
+    tried, _ = sandbox.load(hostile(tmp_path / "m", body), within=tmp_path)
     assert tried.golden.outputs["predict"]
-    eventually(lambda: set(_pausing()) <= before, 90, "the end of every descendant")
+    eventually(lambda: not _trials(tmp_path), 90, "the end of every descendant")
 
 
-def _pausing() -> list[int]:
-    """Processes of trials."""
+def _trials(within: Path) -> list[int]:
+    """Processes of the trials, and their guards, that have their folder in `within`."""
     found = []
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
             try:
-                if b"lagar.intake.trial" in (place / "cmdline").read_bytes():
+                words = (place / "cmdline").read_bytes()
+                if b"lagar.intake." in words and os.fsencode(within / "lagar-trial-") in words:
                     found.append(int(place.name))
             except OSError:
                 continue
@@ -229,10 +233,6 @@ def test_an_answer_that_is_no_json_is_no_answer(tmp_path: Path) -> None:
 
 def test_interrupting_the_push_ends_the_trial(tmp_path: Path) -> None:
     """The guard dies with who started it, and takes the trial along."""
-    import signal
-    import subprocess
-    import sys
-
     source = hostile(tmp_path / "m", "import threading\nthreading.Event().wait()")
     script = (
         "import sys\nfrom pathlib import Path\nfrom lagar.intake import sandbox\n"
@@ -240,15 +240,21 @@ def test_interrupting_the_push_ends_the_trial(tmp_path: Path) -> None:
         f"folder = Path({str(tmp_path)!r})\n"
         "sandbox.load(find_models([folder / 'm']).sources[0], within=folder)\n"
     )
-    before = set(_pausing())
     pusher = subprocess.Popen([sys.executable, "-c", script])
     try:
-        eventually(lambda: set(_pausing()) - before, 60, "the trial's start")
+        eventually(lambda: len(_trials(tmp_path)) == 2, 60, "the trial's start")
     finally:
         pusher.send_signal(signal.SIGKILL)
         pusher.wait()
-    eventually(lambda: set(_pausing()) <= before, 90, "the trial's end")
+    eventually(lambda: not _trials(tmp_path), 90, "the trial's end")
     assert source.name == "m"
+
+
+@pytest.mark.parametrize("module", ["sandbox", "trial"])
+def test_what_starts_after_its_parent_is_gone_ends_at_once(tmp_path: Path, module: str) -> None:
+    (tmp_path / "limits.json").write_bytes(msgspec.json.encode(Limits()))
+    started = subprocess.run([sys.executable, "-m", f"lagar.intake.{module}", str(tmp_path), "1"], capture_output=True)
+    assert (started.returncode, started.stdout, started.stderr) == (1, b"", b"")
 
 
 def test_trials_run_beside_each_other(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import os
 import resource
 import struct
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -63,9 +64,11 @@ def confine(limits: Limits, folder: Path) -> Confined:
     return Confined(no_network or no_tcp, no_writes)
 
 
-def die_with_parent(number: int) -> None:
-    """Have the kernel send this process the signal when its parent is gone."""
+def die_with_parent(number: int, parent: int) -> None:
+    """Have the kernel send this process the signal when its parent is gone; exit at once when it is gone already."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def adopt_orphans() -> None:

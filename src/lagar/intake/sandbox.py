@@ -1,8 +1,8 @@
 """Load apart: a model is opened in a process of its own that has little and is ended for good.
 
-`python -m lagar.intake.sandbox FOLDER` is the guard: it gives up what a model does not need (`confinement`), starts the
-trial beneath itself, ends it and everything that it started when its time is over, and says how it went. The result
-comes back as a JSON file of bounded size, never as a pickle.
+`python -m lagar.intake.sandbox FOLDER PARENT` is the guard: it gives up what a model does not need (`confinement`),
+starts the trial beneath itself, ends it and everything that it started when its time is over, and says how it went. The
+result comes back as a JSON file of bounded size, never as a pickle.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _run(task: Task, folder: Path, limits: Limits, python: str | None, doing: st
 def _guarded(folder: Path, limits: Limits, python: str | None) -> Verdict:
     """Run the guard and read its verdict; whatever interrupts this ends the guard, and the guard ends the rest."""
     guard = subprocess.Popen(
-        environments.command(python, "lagar.intake.sandbox", str(folder)),
+        environments.command(python, "lagar.intake.sandbox", str(folder), str(os.getpid())),
         cwd=folder / "work",
         env=environments.variables(python, _environment(folder)),
         stdin=subprocess.DEVNULL,
@@ -316,18 +316,18 @@ class _Output:
 
 
 def main() -> None:
-    """Guard one trial: argv[1] is its folder; prints the verdict as JSON."""
+    """Guard one trial: argv[1] is its folder, argv[2] the process that asked; prints the verdict as JSON."""
     folder = Path(sys.argv[1])
     limits = msgspec.json.decode((folder / _LIMITS).read_bytes(), type=Limits)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     confinement.adopt_orphans()
     confined = confinement.confine(limits, folder)
-    confinement.die_with_parent(signal.SIGTERM)
+    confinement.die_with_parent(signal.SIGTERM, int(sys.argv[2]))
     output = _Output()
     try:
         started = time.monotonic()
         trial = subprocess.Popen(
-            environments.command(sys.executable, "lagar.intake.trial", str(folder)),
+            environments.command(sys.executable, "lagar.intake.trial", str(folder), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=output.write_end,
             stderr=output.write_end,

@@ -1,6 +1,6 @@
 """Inside the confined process: load the model, record what it answers, measure it, and write that down as JSON.
 
-Started by `lagar.intake.sandbox` as `python -m lagar.intake.trial FOLDER`, with `task.json` in the folder; leaves
+Started by `lagar.intake.sandbox` as `python -m lagar.intake.trial FOLDER GUARD`, with `task.json` in the folder; leaves
 `answer.json` there. A model's own code runs in this process, so the answer is data for its reader and never code.
 """
 
@@ -118,7 +118,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 def main() -> None:
     """Do the task of a folder; exits 0 when an answer is there, a failure's too."""
-    die_with_parent(signal.SIGKILL)
+    die_with_parent(signal.SIGKILL, int(sys.argv[2]))
     folder = Path(sys.argv[1])
     try:
         task = msgspec.json.decode((folder / TASK).read_bytes(), type=Task)
