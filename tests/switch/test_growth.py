@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from lagar.client.local import Local
+from lagar.intake.push import push
+from lagar.registry.releases import open_releases
 from lagar.server.growth import GROW_LOOKS, Growth
 from support.load import Load, Said
+from support.registry import ANA
 from support.server import LagarServer
 from support.wait import eventually
 
@@ -100,6 +104,58 @@ def test_no_request_is_lost_while_a_worker_comes_and_goes(server: LagarServer) -
     assert server.is_ready()
     assert "ready again" not in server.stderr()  # it always was
     assert 'lagar_workers{state="configured"} 1.0' in httpx.get(f"{server.url}/metrics", timeout=60).text
+
+
+HELD = """
+import os
+import time
+
+import numpy as np
+
+
+class Slow:
+    def load(self, path):
+        while os.path.exists(HOLD):
+            time.sleep(0.01)
+
+    def predict(self, rows: np.ndarray):
+        time.sleep(0.01 * len(rows))
+        return {"predict": ["VERSION"] * len(rows), "predict_proba": np.tile([0.25, 0.75], (len(rows), 1))}
+"""
+
+
+def held(tmp_path: Path, version: str) -> Path:
+    """A model that waits while loading for as long as the file `hold-VERSION` is there."""
+    model = tmp_path / f"model-{version}"
+    model.mkdir()
+    code = f"HOLD = {str(tmp_path / f'hold-{version}')!r}\n{HELD.replace('VERSION', version)}"
+    (model / f"slow_{version}.py").write_text(code)
+    (model / "lagar.toml").write_text(f'class = "slow_{version}:Slow"\n[fields]\nx = {{ type = "float" }}\n')
+    return model
+
+
+def test_a_version_goes_live_while_an_added_worker_still_loads_the_one_before(
+    tmp_path: Path, start: Callable[..., LagarServer]
+) -> None:
+    home = tmp_path / "home"
+    with open_releases(home) as releases:
+        verbs = Local(releases)
+        for version in ("one", "two"):
+            push(releases, "slow", held(tmp_path, version), version=version, who=ANA, trust=True)
+        verbs.promote("slow", "one")
+        server = start(home, workers=None, args=("--workers", "1:2"))
+        (tmp_path / "hold-one").touch()
+        expected = {version: [Said(version, (0.25, 0.75))] for version in ("one", "two")}
+        with Load(server.port, "slow", [{"x": 1.0}], expected, connections=32) as load:
+            eventually(lambda: len(server.workers()) == 2, 120, "a worker that loads for as long as the file is there")
+            verbs.promote("slow", "two")
+            load.more(100)
+            assert "a worker was added" not in server.stderr()
+            (tmp_path / "hold-one").unlink()
+            server.wait_line("a worker was added", 120)
+        with Load(server.port, "slow", [{"x": 1.0}], {"two": expected["two"]}, connections=32) as load:
+            load.more(200)
+        assert set(load.report.versions) == {"two"}
 
 
 def version_of(server: LagarServer) -> str:

@@ -54,6 +54,8 @@ class WorkerBoot(msgspec.Struct, frozen=True, tag="worker_boot"):
     """True: control knows versions beyond `sources`, and says where they lie."""
     hold: bool = False
     """True: load, but accept no connection before Commit."""
+    whole: bool = False
+    """True: load all of the set or fail, whatever the memory's bound: it is to go live as one."""
 
 
 class ControlBoot(msgspec.Struct, frozen=True, tag="control_boot"):

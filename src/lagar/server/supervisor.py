@@ -50,7 +50,7 @@ from lagar.server.channel import (
 from lagar.server.growth import Growth
 from lagar.server.process import Child, Phase, advance, start_child
 from lagar.server.sockets import Listeners, waiting_connections
-from lagar.server.switch import Switch
+from lagar.server.switch import PREPARE_TIMEOUT_S, Switch
 from lagar.settings import ServerSettings, require_auth
 
 STEADY_S = 10.0
@@ -269,10 +269,14 @@ class Supervisor:
 
     async def _start_held(self, post: Post, wanted: Prepare) -> Child:
         """A process for a worker's post that loads a set and accepts no connection before Commit."""
-        return await self._start(post, Served(wanted.sources, wanted.live, weights=wanted.weights), wanted.generation)
+        served = Served(wanted.sources, wanted.live, weights=wanted.weights)
+        return await self._start(post, served, wanted.generation, whole=True)
 
-    async def _start(self, post: Post, held: Served | None = None, committed: int = 0) -> Child:
-        """Start a child for a post, send it what it needs, and listen to it until its end."""
+    async def _start(self, post: Post, held: Served | None = None, committed: int = 0, *, whole: bool = False) -> Child:
+        """Start a child for a post, send it what it needs, and listen to it until its end.
+
+        With `held` it accepts no connection before the Commit of that generation; `whole`: all of the set is loaded.
+        """
         child = await start_child(post.name, post.module, post.listener, self._environment)
         child.generation = self._generation
         child.metrics_slot = post.slot
@@ -284,7 +288,7 @@ class Supervisor:
         self._children[child] = post
         boot = self._boot(child, held or self._served)
         if isinstance(boot, WorkerBoot) and held is not None:
-            boot = msgspec.structs.replace(boot, hold=True, generation=committed)
+            boot = msgspec.structs.replace(boot, hold=True, whole=whole, generation=committed)
         child.channel.send(boot)
         child.channel.send(self._state)
         if post is self._control and self._models:
@@ -539,21 +543,27 @@ class Supervisor:
                 await self._shrink()
 
     async def _grow(self) -> str:
-        """Add a worker; why that failed, or ""."""
+        """Add a worker; why that failed, or "".
+
+        It loads while versions may go live: one that holds a set which nobody has any more is given up, and the next
+        look starts another.
+        """
+        slot, generation = len(self._workers), self._committed
+        try:
+            listener = self._listeners.add()
+        except OSError as error:
+            return f"no further socket on port {self._listeners.port}: {error.strerror or error}"
+        post = Post(f"worker {slot}", WORKER, listener, slot)
+        child = await self._start(post, self._served, generation)
+        await asyncio.wait({child.settled}, timeout=PREPARE_TIMEOUT_S)
         async with self._switching:
-            slot = len(self._workers)
-            try:
-                listener = self._listeners.add()
-            except OSError as error:
-                return f"no further socket on port {self._listeners.port}: {error.strerror or error}"
-            post = Post(f"worker {slot}", WORKER, listener, slot)
-            child = await self._start(post)
-            await asyncio.wait({child.settled})
             if self._phase is not Phase.SERVING:
                 return ""  # the drain has ended it, or does
-            if not child.settled.result():
+            loaded = child.settled.done() and child.settled.result()
+            if not loaded or self._committed != generation or self._switch.pending:
                 self._listeners.drop_last()
-                return child.failure.message if child.failure else f"it {child.describe_end()}"
+                return await self._give_back(child)
+            child.channel.send(Commit(generation))
             post.take(child)
             self._workers.append(post)
             self._run(self._keep(post))
@@ -561,9 +571,23 @@ class Supervisor:
             self._log.info("a worker was added: requests wait", workers=len(self._workers))
         return ""
 
+    async def _give_back(self, child: Child) -> str:
+        """End a process that is of no use; why, or "" when only its set is of yesterday."""
+        if not child.settled.done():
+            why = f"it has not loaded its models within {PREPARE_TIMEOUT_S:g} s"
+        elif not child.settled.result():
+            why = child.failure.message if child.failure else f"it {child.describe_end()}"
+        else:
+            why = ""
+        child.kill()
+        await asyncio.wait({child.exited})
+        return why
+
     async def _shrink(self) -> None:
         """Drop the worker that was added last: it gets no new connection, and answers those it has."""
         async with self._switching:
+            if self._switch.pending:
+                return  # it has answered for this worker; the next look finds nothing pending
             post = self._workers[-1]
             self._listeners.spare_last()
             await asyncio.sleep(HANDSHAKE_S)

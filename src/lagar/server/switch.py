@@ -58,6 +58,11 @@ class Switch:
         self._answers: dict[Child, asyncio.Future[Prepared]] = {}
         self._plan: Plan | None = None
 
+    @property
+    def pending(self) -> bool:
+        """Whether a set is prepared, or is about to be, that was neither committed nor abandoned."""
+        return self._plan is not None
+
     def heard(self, child: Child, answer: Prepared) -> None:
         """A worker has said how its part of the preparation went."""
         waiting, plan = self._answers.get(child), self._plan

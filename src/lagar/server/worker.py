@@ -134,11 +134,11 @@ class Worker:
         deployments: list[Deployment] = []
         for source in boot.sources:
             label = f"{source.name}@{source.version}"
-            if self.stock.fits(source) or boot.hold or self.stock.pins(source):
+            if self.stock.fits(source) or boot.whole or self.stock.pins(source):
                 try:
                     deployments.append(await self.stock.load(source, in_thread=False))
                 except ChangedArtifact as error:
-                    if boot.hold:  # its set goes live as a whole
+                    if boot.whole:  # its set goes live as a whole
                         raise
                     log.error("%s is not loaded, and requests for it are refused: %s", label, error.message)
             elif self.stock.fits(source, ever=True):
