@@ -10,6 +10,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url -
 	--custom-compile-command "make lock"
 # uv trusts the certificates of the machine, as pip does.
 export UV_SYSTEM_CERTS ?= 1
+# Where compiled bytecode may not be written, each of the many processes of a run compiles every library again.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 help: ## this list
