@@ -224,9 +224,13 @@ def children_of(pid: int) -> dict[int, str]:
 
 
 def is_alive(pid: int) -> bool:
-    """True while a process runs; a zombie that nobody has reaped yet has ended."""
+    """True while a process runs; a zombie that nobody has reaped yet has ended once its last thread has.
+
+    Until then its sockets are open, and what is sent there is taken.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
 
