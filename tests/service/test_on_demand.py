@@ -208,6 +208,16 @@ def test_pinned_models_stay_and_a_version_without_room_is_refused(commit: Any, s
     assert "pinned" in refused.json()["error"]["message"]
 
 
+def test_a_pin_does_not_bring_a_retired_version_back(commit: Any, start: Any, releases: Releases) -> None:
+    commit("m0", "1")
+    commit("m0", "2", live=False)
+    releases.retire("m0", "2", ANA)
+    worker = start(pin=("m0@2",))
+    assert worker.loaded() == {"m0@1"}
+    refused = worker.post("m0", "2", BODY)
+    assert (refused.status_code, "retire m0 2 --undo" in refused.text) == (404, True)
+
+
 def test_a_version_larger_than_the_bound_is_refused_with_both_sizes(commit: Any, start: Any) -> None:
     commit("small", "1")
     commit("large", "1", size=50 * MB, live=False)
