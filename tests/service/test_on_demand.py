@@ -340,4 +340,4 @@ def test_a_worker_that_is_started_again_serves_the_versions_whose_files_are_as_t
 
     assert asyncio.run(loaded(boot)) == {"small"}
     with pytest.raises(ChangedArtifact):  # a set that is to go live is there as a whole or not at all
-        asyncio.run(loaded(msgspec.structs.replace(boot, hold=True)))
+        asyncio.run(loaded(msgspec.structs.replace(boot, whole=True)))
