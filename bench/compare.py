@@ -160,7 +160,7 @@ def _wrk_script(work: Path, body: bytes) -> Path:
 
 def _load(url: str, script: Path, connections: int, seconds: int) -> Figure:
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "--threads", "1", "--connections", str(connections)]
-    command += ["--duration", f"{seconds}s", "--latency", "--script", str(script), url]
+    command += ["--duration", f"{seconds}s", "--timeout", "30s", "--latency", "--script", str(script), url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         sys.exit(f"{url} failed under load:\n{said}")

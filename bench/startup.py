@@ -32,6 +32,7 @@ COMMANDS = {
     "python -c ''": [sys.executable, "-c", ""],
 }
 SERVED = ("logistic", "forest", "forest-onnx")
+COMPILED = ("logistic", "forest")
 
 
 class Cost(NamedTuple):
@@ -59,19 +60,22 @@ def main() -> None:
         aim = f" (aim: {LIMIT_MS:.0f} ms)" if name == "lagar --help" else ""
         print(f"{name:14} {statistics.median(times_ms):6.0f} ms{aim}")
     for name in SERVED:
-        show(name)
+        show(name, "off")
+    for name in COMPILED:
+        show(name, "wait")
 
 
-def show(name: str) -> None:
-    """Start a server of that model some times, and print the medians."""
+def show(name: str, compiling: str) -> None:
+    """Start a server of that model some times, and print the medians; what it compiles, the first start has compiled."""
     with tempfile.TemporaryDirectory() as scratch:
         path = models.make(name, Path(scratch)).served
         home = Path(scratch) / "home"
-        start(path, home)
-        starts = [start(path, home) for _ in range(STARTS)]
+        start(path, home, compiling)
+        starts = [start(path, home, compiling) for _ in range(STARTS)]
     ready_ms = statistics.median(each.ready_ms for each in starts)
     aim = f"(aim: {LIMIT_START_MS:.0f} ms)"
-    print(f"\nlagar serve {path.name}, known to the home, one core: ready in {ready_ms:.0f} ms {aim}")
+    state = "compiled before" if compiling == "wait" else "not compiled"
+    print(f"\nlagar serve {path.name}, known to the home, {state}, one core: ready in {ready_ms:.0f} ms {aim}")
     for process in starts[0].processes:
         costs = [each.processes[process] for each in starts]
         computed_ms = statistics.median(cost.computed_ms for cost in costs)
@@ -80,10 +84,11 @@ def show(name: str) -> None:
         print(f"  {process:12} {computed_ms:6.0f} ms computed  {pss_mb:5.0f} MB{aim}")
 
 
-def start(path: Path, home: Path) -> Start:
+def start(path: Path, home: Path, compiling: str) -> Start:
     """Start a server, look at its processes when it is ready, and end it."""
     core = max(os.sched_getaffinity(0))
     command = ["taskset", "-c", str(core), str(BIN / "lagar"), "serve", str(path), "--port", "0", "--workers", "1"]
+    command += ["--compile", compiling]
     began = time.perf_counter()
     with subprocess.Popen(
         command, env=os.environ | {"LAGAR_HOME": str(home)}, stderr=subprocess.PIPE, text=True

@@ -183,6 +183,7 @@ def _measured(case: str, releases: Releases, folder: Path, pause_s: float, conne
         server.stop()
     requests = re.search(r"(\d+) requests in", said)
     failed = sum(int(count) for count in re.findall(r"Non-2xx or 3xx responses: (\d+)", said))
+    print(said, file=sys.stderr)
     failed += sum(int(count) for line in re.findall(r"Socket errors: (.*)", said) for count in re.findall(r"\d+", line))
     return (
         f"| {case} | {int(requests[1]) if requests else 0:,} | {failed} | {statistics.median(before_all):,.0f} "

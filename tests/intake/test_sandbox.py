@@ -250,6 +250,16 @@ def test_interrupting_the_push_ends_the_trial(tmp_path: Path) -> None:
     assert source.name == "m"
 
 
+def test_work_that_nobody_waits_for_lets_everything_else_go_first(tmp_path: Path) -> None:
+    body = """
+        import os, pathlib
+        group = pathlib.Path('/proc/self/autogroup')
+        raise RuntimeError(f"nice {os.nice(0)}, {group.read_text() if group.exists() else 'nice 10'}")
+    """
+    words = refused(hostile(tmp_path / "m", body), msgspec.structs.replace(QUICK, yields=True))
+    assert words.count("nice 10") == 2, words
+
+
 @pytest.mark.parametrize("module", ["sandbox", "trial"])
 def test_what_starts_after_its_parent_is_gone_ends_at_once(tmp_path: Path, module: str) -> None:
     (tmp_path / "limits.json").write_bytes(msgspec.json.encode(Limits()))

@@ -87,19 +87,19 @@ class Compiler:
         if source.forms or source.requirements:
             return source
         self._known.add((source.name, source.version))
-        return self._compiled(source) or source
+        return self._compiled(source, yields=False) or source
 
     def _run(self) -> None:
         while True:
-            self._compiled(self._wanted.get())
+            self._compiled(self._wanted.get(), yields=True)
 
-    def _compiled(self, source: ModelSource) -> ModelSource | None:
+    def _compiled(self, source: ModelSource, *, yields: bool) -> ModelSource | None:
         """The source with its forms; None where the original goes on."""
         label = f"{source.name}@{source.version}"
         started = time.monotonic()
         try:
             version = self._releases.get(source.name, source.version)
-            words = self._proved(version)
+            words = self._proved(version, yields=yields)
             found = self._releases.source(version)
         except LagarError as error:
             self._log.warning(f"{label} could not be compiled; it serves as it was saved", reason=error.message)
@@ -111,7 +111,7 @@ class Compiler:
             self._log.info(f"{label} compiled in {time.monotonic() - started:.1f} s: {words}")
         return msgspec.structs.replace(source, forms=found.forms, given_up="") if found.forms else None
 
-    def _proved(self, version: Version) -> str:
+    def _proved(self, version: Version, *, yields: bool) -> str:
         """Compile a version unless that was done; what came of it."""
         from lagar.intake import compilation
 
@@ -119,9 +119,9 @@ class Compiler:
         if self._releases.proof(manifest) is not None:
             return ""
         if manifest.proof is not None:
-            proof = compilation.prove_again(self._releases, version)
+            proof = compilation.prove_again(self._releases, version, yields=yields)
         elif self._build or manifest.compile_later:
-            proof = compilation.compile_again(self._releases, version)
+            proof = compilation.compile_again(self._releases, version, yields=yields)
         else:
             return ""
         return "" if proof is None else verdict(proof)

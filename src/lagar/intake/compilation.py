@@ -77,19 +77,20 @@ def forms_of(proof: Proof, into: Path) -> tuple[list[Form], dict[str, Path]]:
     return forms, files
 
 
-def compile_again(releases: Releases, version: Version) -> Proof:
+def compile_again(releases: Releases, version: Version, *, yields: bool = False) -> Proof:
     """Build, prove and race the forms of a committed version here, and keep them in the home for this machine.
 
-    Servers that run on this home take them up. Raises LoadFailed where the original does not load.
+    Servers that run on this home take them up. With `yields` the requests that are answered meanwhile go first. Raises
+    LoadFailed where the original does not load.
     """
     with sandbox.private() as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())
-        proof = sandbox.prove(source, folder / _FOLDER, within=folder)
+        proof = sandbox.prove(source, folder / _FOLDER, yields=yields, within=folder)
         releases.compiled.keep(version.manifest, proof, folder / _FOLDER)
     return proof
 
 
-def prove_again(releases: Releases, version: Version) -> Proof | None:
+def prove_again(releases: Releases, version: Version, *, yields: bool = False) -> Proof | None:
     """Prove the forms that a version brings on this machine, and keep the proof; None where it brings none.
 
     Nothing is built: for a version that was pushed elsewhere.
@@ -103,7 +104,8 @@ def prove_again(releases: Releases, version: Version) -> Proof | None:
         given[form.name] = Given(str(releases.lay_out(version.manifest, form.name) / form.entry), form.criterion)
     with sandbox.private() as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())
-        proof = sandbox.prove(source, folder / _FOLDER, proving=Proving(given=given), within=folder)
+        proving = Proving(given=given)
+        proof = sandbox.prove(source, folder / _FOLDER, proving=proving, yields=yields, within=folder)
         releases.compiled.keep(version.manifest, proof, folder / _FOLDER)
     return proof
 

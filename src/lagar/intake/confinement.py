@@ -26,6 +26,10 @@ _CHANGES: Final = 0b1111111110000 | _WRITE_FILE
 """Landlock's rights of its first version to write, make and remove; not to read or execute."""
 
 
+_YIELDING: Final = 10
+"""The nice value of work that nobody waits for; at 19 it would never end beside a server that is always busy."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What a process may take."""
 
@@ -36,6 +40,8 @@ class Limits(msgspec.Struct, frozen=True):
     open_files: int = 1024
     file_bytes: int = 4 * 1024**3
     """The largest file that it may write."""
+    yields: bool = False
+    """True: whatever else this machine computes goes first; for work that nobody waits for."""
 
     def effective(self) -> Limits:
         """The same with every number filled in."""
@@ -56,6 +62,8 @@ def confine(limits: Limits, folder: Path) -> Confined:
     `folder` is where it may still write. `limits` are effective ones. Call it from the only thread.
     """
     _limit(limits)
+    if limits.yields:
+        _yield_to_others()
     with contextlib.suppress(OSError):
         # the system's own killer takes this process before any server on the machine
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -88,6 +96,17 @@ def _limit(limits: Limits) -> None:
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(kind, (soft, hard))
+
+
+def _yield_to_others() -> None:
+    """Get a tenth of a core that others want too.
+
+    Where Linux shares the processor among sessions first, the number of a process says nothing outside its own: the
+    session, which is the guard's alone, gets the same.
+    """
+    os.nice(_YIELDING)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_YIELDING))
 
 
 def _leave_network() -> bool:

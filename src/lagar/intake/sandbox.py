@@ -40,6 +40,8 @@ _OUTPUT_BYTES: Final = 64 * 1024
 _GRACE_S: Final = 30.0
 """How much longer than the trial its guard may take: to start, and to end processes."""
 _TICK_S: Final = 0.5
+_PATIENCE: Final = 3
+"""So many times longer may take what lets everything else go first."""
 _KEPT: Final = re.compile(
     r"PATH|PYTHONPATH|PYTHONHOME|LD_LIBRARY_PATH|LANG|LANGUAGE|LC_\w+|TZ|VIRTUAL_ENV|CONDA_PREFIX"
 )
@@ -59,6 +61,10 @@ class Verdict(msgspec.Struct, frozen=True):
     confined: Confined
     output: str
     """The last of what was printed."""
+
+
+_verdicts = msgspec.json.Decoder(Verdict)
+_answers = msgspec.json.Decoder(Answer)
 
 
 def load(
@@ -112,23 +118,28 @@ def prove(
     *,
     proving: Proving | None = None,
     training_data: Path | None = None,
-    limits: Limits | None = None,
+    yields: bool = False,
     within: Path | None = None,
 ) -> Proof:
     """Build the forms of a source, prove and race them; those that serve are left in `into/<name>`.
 
-    A candidate that fails, hangs or crashes is a line of the proof. Raises as `load` does for what concerns the
-    original.
+    A candidate that fails, hangs or crashes is a line of the proof. With `yields` whatever else runs on the machine
+    goes first. Raises as `load` does for what concerns the original.
     """
-    wanted = limits or Limits(wall_s=1200.0, cpu_s=2400)
+    limits = Limits(wall_s=1200.0, cpu_s=2400, yields=yields)
+    proving = proving or Proving()
+    if yields:  # on a busy machine an hour passes before it has computed for minutes
+        limits = msgspec.structs.replace(limits, wall_s=_PATIENCE * limits.wall_s)
+        caps = msgspec.structs.replace(proving.caps, wall_s=_PATIENCE * proving.caps.wall_s)
+        proving = msgspec.structs.replace(proving, caps=caps)
     native.prepare()  # here, because what is confined may neither write it nor be trusted with it
     with private(within) as folder:
         task = Task(
             source,
             training_data=None if training_data is None else str(training_data.absolute()),
-            proving=proving or Proving(),
+            proving=proving,
         )
-        answer, _ = _run(task, folder, wanted, None, "compiling")
+        answer, _ = _run(task, folder, limits, None, "compiling")
         assert answer.proof is not None
         for name in {part.name for part in answer.proof.served} - {ORIGINAL}:
             _take(folder / FORMS, name, into)
@@ -199,7 +210,7 @@ def _guarded(folder: Path, limits: Limits, python: str | None) -> Verdict:
     if guard.returncode != 0:
         last = trouble.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {guard.returncode}"]
         raise LoadFailed(f"the process apart could not be started with {python or sys.executable}: {last[0][:300]}")
-    return msgspec.json.decode(said, type=Verdict)
+    return _verdicts.decode(said)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -215,7 +226,7 @@ def _answer(folder: Path) -> Answer | None:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_ANSWER:
             return None
-        return msgspec.json.decode(path.read_bytes(), type=Answer)
+        return _answers.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -27,8 +27,12 @@ Start = Callable[["Post", Prepare], Awaitable[Child]]
 class Plan:
     """A set that every worker is ready to answer with."""
 
-    def __init__(self, wanted: Prepare) -> None:
+    def __init__(self, wanted: Prepare, workers: int) -> None:
         self.wanted = wanted
+        self.turns = asyncio.Semaphore(max(1, workers // 2))
+        """Processes that load a library at a time: they compute beside the workers, which have to go on answering."""
+        self.failed = ""
+        """Why the set cannot be served, once one worker has said so."""
         self.asked: set[Child] = set()
         """Workers that were told of it."""
         self.beside: dict[Post, Child] = {}
@@ -75,7 +79,7 @@ class Switch:
         if self._plan is not None and self._plan.ready and self._plan.wanted == wanted:
             return Prepared(wanted.generation, ok=True)  # control was replaced, and asks again
         await self.abandon()
-        self._plan = plan = Plan(wanted)
+        self._plan = plan = Plan(wanted, len(self._posts))
         outcomes = await asyncio.gather(*(self._prepare_post(plan, post) for post in self._posts))
         failed = [outcome for outcome in outcomes if outcome]
         if failed:
@@ -105,13 +109,18 @@ class Switch:
             return ""
         if not answer.fresh:
             return answer.reason
+        async with plan.turns:
+            return plan.failed or await self._load_fresh(plan, post)
+
+    async def _load_fresh(self, plan: Plan, post: Post) -> str:
         fresh = await self._start(post, plan.wanted)
         plan.fresh[post] = fresh
         await asyncio.wait({fresh.settled})
         if fresh.settled.result():
             return ""
         why = fresh.failure.message if fresh.failure else f"a new {post.name} {fresh.describe_end()} while it loaded"
-        return f"{why}; the old version goes on"
+        plan.failed = f"{why}; the old version goes on"
+        return plan.failed
 
     async def _ask(self, plan: Plan, child: Child) -> Prepared | None:
         answer: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
