@@ -139,11 +139,11 @@ class HttpServer:
         self.patient = patient
         for connection in list(self.connections):
             connection.drain()
-        if not self.connections:
-            return True
         try:
             async with asyncio.timeout(timeout_s):
-                await self._drained.wait()
+                while self.connections:  # for a moment there may have been none, and who waited was accepted since
+                    self._drained.clear()
+                    await self._drained.wait()
         except TimeoutError:
             return False
         return True
