@@ -25,8 +25,8 @@ async def served(folder: Path) -> HttpServer:
 async def until(true: Callable[[], bool]) -> None:
     """Let the loop turn until that holds."""
     async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - nobody is told when a connection comes or goes
+        while not true():  # noqa: ASYNC110 - nobody is told when a connection comes or goes
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("patient", [True, False])
