@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from lagar.errors import SetupError, UnsupportedModel
+from lagar.errors import SetupError, UnsafePickle, UnsupportedModel
 from lagar.intake import folder as lagar_toml
 from lagar.intake import mlmodel
 from lagar.intake.sniff import MODEL_SUFFIXES, UNSUPPORTED_SUFFIXES, is_model_file, sniff, unsupported
@@ -304,8 +304,17 @@ def _with_model(source: ModelSource, content: lagar_toml.LagarToml, toml: Path, 
     mlflow_folder = given if given is not None and given.is_dir() else folder
     if (mlflow_folder / mlmodel.NAME).is_file() and (given is None or given.is_dir()):
         found = mlmodel.read(mlflow_folder)
+        if found.flavour == "pyfunc" and not source.trust:
+            raise UnsafePickle(
+                f"{mlflow_folder} has no native flavour: mlflow itself opens it, which runs the code and the pickles "
+                "that came with it. If you know where it comes from: --trust"
+            )
         return msgspec.structs.replace(
-            source, kind="mlflow", path=str(mlflow_folder), pickled=found.pickled, sha256=_sha256(found.data)
+            source,
+            kind="pyfunc" if found.flavour == "pyfunc" else "mlflow",
+            path=str(mlflow_folder),
+            pickled=found.pickled,
+            sha256=_sha256(found.data),
         )
     path = given or _only_file(folder)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The `MLmodel` file of an MLflow folder: which native flavour lies in it, and where."""
+"""The `MLmodel` file of an MLflow folder: which flavour it is served through, and where that lies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class MlflowModel(msgspec.Struct, frozen=True):
     """What serving needs of an MLmodel file."""
 
     flavour: Kind
+    """The native one, or "pyfunc" where there is none."""
     data: Path
-    """The native model file."""
+    """The native model file; of a pyfunc the MLmodel file."""
     pickled: bool
     code: tuple[Path, ...]
     inputs: list[dict[str, Any]]
@@ -28,18 +29,28 @@ class MlflowModel(msgspec.Struct, frozen=True):
     example: Path | None
     libraries: dict[str, str]
     """Library → version that the model was saved with."""
+    params: list[dict[str, Any]] = []
+    """Param specs of the signature."""
+    predict_fn: str = "predict"
+    """What MLflow's own server calls."""
 
 
 def read(folder: Path) -> MlflowModel:
-    """The native flavour of an MLflow folder; UnsupportedModel when it has none that Lagar serves."""
+    """What an MLflow folder is served through; UnsupportedModel when it has no flavour for that."""
     path = folder / NAME
     content = _parse(path)
     flavours = content.get("flavors")
     if not isinstance(flavours, dict) or not flavours:
         raise LoadFailed(f"{path} names no flavors; log the model again with mlflow")
+    signature = content.get("signature")
+    inputs, params = _specs(path, signature, "inputs"), _specs(path, signature, "params")
+    example = _example(folder, content.get("saved_input_example_info"))
+    function = flavours.get("python_function") or {}
     flavour = next((kind for kind in _NATIVE if kind in flavours), None)
     if flavour is None:
-        raise UnsupportedModel(_no_native(path, flavours))
+        if "python_function" not in flavours:
+            raise UnsupportedModel(_no_native(path, flavours))
+        return MlflowModel("pyfunc", path, False, (), inputs, example, {}, params)
     facts = flavours[flavour] or {}
     data = folder / str(facts.get("pickled_model") or facts.get("data") or "model.pkl")
     if facts.get("serialization_format") == "skops":
@@ -55,9 +66,11 @@ def read(folder: Path) -> MlflowModel:
         data=data,
         pickled=flavour == "sklearn" or data.suffix in {".pkl", ".pickle", ".joblib"},
         code=tuple(folder / str(code) for code in [facts.get("code")] if code),
-        inputs=_inputs(path, content.get("signature")),
-        example=_example(folder, content.get("saved_input_example_info")),
+        inputs=inputs,
+        example=example,
         libraries=_libraries(facts),
+        params=params,
+        predict_fn=str(function.get("predict_fn") or "predict"),
     )
 
 
@@ -79,19 +92,19 @@ def _no_native(path: Path, flavours: dict[str, Any]) -> str:
     names = ", ".join(sorted(flavours))
     return (
         f"{path} has only the flavors {names}; Lagar serves an MLflow folder through its native flavour "
-        f"({', '.join(_NATIVE)}). For a python_function model, log the estimator itself with its own flavour "
+        f"({', '.join(_NATIVE)}), or through python_function. Log the estimator itself with its own flavour "
         '(mlflow.sklearn.log_model, …), or wrap the code in a class (lagar.toml: class = "module:Class")'
     )
 
 
-def _inputs(path: Path, signature: object) -> list[dict[str, Any]]:
-    if not isinstance(signature, dict) or not signature.get("inputs"):
+def _specs(path: Path, signature: object, part: str) -> list[dict[str, Any]]:
+    if not isinstance(signature, dict) or not signature.get(part):
         return []
     try:
-        inputs = json.loads(signature["inputs"])
+        specs = json.loads(signature[part])
     except (TypeError, ValueError):
-        raise LoadFailed(f"{path}: signature.inputs is not JSON; log the model again with mlflow") from None
-    return [spec for spec in inputs if isinstance(spec, dict)] if isinstance(inputs, list) else []
+        raise LoadFailed(f"{path}: signature.{part} is not JSON; log the model again with mlflow") from None
+    return [spec for spec in specs if isinstance(spec, dict)] if isinstance(specs, list) else []
 
 
 def _example(folder: Path, info: object) -> Path | None:

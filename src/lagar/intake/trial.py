@@ -38,6 +38,7 @@ _LIBRARIES: Final = {
     "lightgbm": ("lightgbm",),
     "catboost": ("catboost",),
     "onnx": ("onnxruntime",),
+    "pyfunc": ("mlflow.pyfunc",),
 }
 """Kind → what its runtime imports, so that a model's own memory is measured without them."""
 

@@ -6,7 +6,7 @@ and the forms. What cannot be known is None ("unknown") and is not enforced.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -14,6 +14,11 @@ FieldType = Literal["float", "int", "bool", "string", "unknown"]
 Layout = Literal["matrix", "columns"]
 Task = Literal["classifier", "regressor", "clusterer", "outlier", "transformer", "custom", "unknown"]
 Scalar = str | int | float | bool | None
+
+PARAM: Final = "params."
+"""Fields of this prefix belong to the call and not to a row: the params of an MLflow signature, each with a default."""
+PARAM_LIST: Final = "[]"
+"""Ends the name of a param that is a list, and travels as its JSON."""
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -25,6 +25,7 @@ _EXTRAS = {
     "lightgbm": "lightgbm",
     "catboost": "catboost",
     "yaml": "mlflow",
+    "mlflow": "mlflow",
 }
 
 

@@ -195,6 +195,10 @@ def _with_example(source: ModelSource, draft: Draft, table: examples.Table) -> l
             draft.named = True
         else:
             table.names = [field.name for field in fields]
+    for field in fields:
+        if field.has_default and field.name not in table.names:
+            table.names.append(field.name)
+            table.columns.append([field.default] * table.n)
     missing = [field.name for field in fields if field.name not in table.names]
     if missing:
         raise LoadFailed(f"example {where} lacks {_few(missing)}; its columns are {_few(table.names)}")

@@ -131,7 +131,7 @@ class CustomPredictor:
 
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """The class's outputs; all of them when `outputs` is empty (the contract check asks so)."""
-        found = self._outputs(self._model.predict(self._rows(rows)), rows.n)
+        found = outputs_of(self._where, self._model.predict(self._rows(rows)), rows.n)
         missing = [name for name in outputs if name not in found]
         if missing:
             raise TypeError(f"{self._where}.predict gave {', '.join(found)} and not {', '.join(missing)}")
@@ -166,22 +166,24 @@ class CustomPredictor:
         columns = [_python(rows.columns[name]) for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def _outputs(self, result: Any, n: int) -> Outputs:
-        if not isinstance(result, dict):
-            result = {"predict": result}
-        found: Outputs = {}
-        for name, values in result.items():
-            if not isinstance(name, str) or isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
-                raise TypeError(
-                    f"{self._where}.predict must return one value per row (a list or array), or a dict of such lists; "
-                    f"got {type(values).__name__} for {name!r}"
-                )
-            if len(values) != n:
-                raise ValueError(f"{self._where}.predict gave {len(values)} values of {name!r} for {n} rows")
-            found[name] = _array(values)
-        if not found:
-            raise TypeError(f"{self._where}.predict returned an empty dict")
-        return found
+
+def outputs_of(where: str, result: Any, n: int) -> Outputs:
+    """What a predict has returned for n rows, by name; TypeError and ValueError say what is wrong with it."""
+    if not isinstance(result, dict):
+        result = {"predict": result}
+    found: Outputs = {}
+    for name, values in result.items():
+        if not isinstance(name, str) or isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
+            raise TypeError(
+                f"{where}.predict must return one value per row (a list or array), or a dict of such lists; "
+                f"got {type(values).__name__} for {name!r}"
+            )
+        if len(values) != n:
+            raise ValueError(f"{where}.predict gave {len(values)} values of {name!r} for {n} rows")
+        found[name] = _array(values)
+    if not found:
+        raise TypeError(f"{where}.predict returned an empty dict")
+    return found
 
 
 def _python(column: Array) -> list[Any]:

@@ -1,4 +1,7 @@
-"""An MLflow folder through its native flavour: our own runtimes open the file, its signature refines the fields."""
+"""An MLflow folder through its native flavour: our own runtimes open the file, its signature refines the fields.
+
+What it answers first is what MLflow's own server would call (`pyfunc_predict_fn`).
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     if found.inputs:
         _with_signature(folder, opened.draft, found.inputs)
     if found.example is not None:
-        opened.draft.rows = _example(found.example)
+        opened.draft.rows = example_rows(found.example)
+    if found.predict_fn in opened.draft.outputs:
+        others = [name for name in opened.draft.outputs if name != found.predict_fn]
+        opened.draft.outputs = (found.predict_fn, *others)
     opened.warnings.extend(_other_versions(found.libraries, opened))
     return opened
 
@@ -89,7 +95,7 @@ def _typed(field: Field, spec: dict[str, Any] | None) -> Field:
         # Text where the model takes numbers is converted by nobody: the model's own type stays.
         changes["type"] = kind if field.type == "unknown" or kind != "string" else field.type
     if spec.get("required") is False:
-        changes["nullable"] = True
+        changes |= {"nullable": True, "has_default": True}
     if changes.get("type") == "int" and isinstance(field.example, float):
         changes["example"] = round(field.example)
     if changes.get("type") == "bool":
@@ -97,7 +103,7 @@ def _typed(field: Field, spec: dict[str, Any] | None) -> Field:
     return msgspec.structs.replace(field, **changes)
 
 
-def _example(path: Path) -> list[dict[str, Any]]:
+def example_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of MLflow's saved input example (pandas "split"), where it has named columns."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

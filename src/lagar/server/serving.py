@@ -111,6 +111,7 @@ class Loader:
     def _model(self, source: ModelSource, *, apart: bool) -> tuple[LoadedModel, Mapping[str, str] | None]:
         """A loaded model, and what is installed where it runs if that is not here."""
         python = interpreter(source)
+        apart = apart or (source.kind == "pyfunc" and source.manifest is not None)  # mlflow is not for every worker
         if python is None and (not apart or sized.covers(source.forms)):  # forms bring nothing large
             return runtimes.load(source, threads=self._threads), None
         hosted = HostedPredictor(source, self._threads, python=python, hosts=self._hosts)
@@ -148,7 +149,7 @@ def is_at_hand(source: ModelSource) -> bool:
     if sized.covers(source.forms) and not source.code:
         # Boosters answer through their compiled code alone, and what is left of the libraries is ONNX Runtime.
         return "onnxruntime" in sys.modules or not any("onnxruntime" in form.libraries for form in source.forms)
-    if source.kind in ("custom", "mlflow") or source.code:
+    if source.kind in ("custom", "mlflow", "pyfunc") or source.code:
         return False
     needed = [_MODULES.get(name, name.replace("-", "_")) for name in source.libraries]
     return all(module in sys.modules for module in [*needed, _KIND_MODULES.get(source.kind, source.kind)])
