@@ -9,7 +9,7 @@ from pathlib import Path
 from lagar.errors import LoadFailed, SetupError
 from lagar.intake import scan
 from lagar.registry.model import ModelSource
-from lagar.runtimes import code
+from lagar.runtimes import code, scikit
 
 _SKLEARN_VERSION = re.compile(rb"_sklearn_version.{1,8}?(\d+\.\d+[0-9a-z.]*)", re.DOTALL)
 
@@ -29,6 +29,8 @@ def load(source: ModelSource, path: Path) -> tuple[object, dict[str, str], list[
     scan.check(
         data, code_modules=names | ({"__main__"} if main is not None else set()), trust=source.trust, source=str(path)
     )
+    if b"sklearn" in data or source.kind == "sklearn":
+        scikit.import_alone()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
