@@ -40,7 +40,7 @@ READ = [
 ]  # fmt: skip
 ADMIN = [
     "/api/keys", "/api/models/wine/promote",
-    "/anything", "/v2/repository/index", "/v2/health", "/v2/health/a/b", "/v2/models", "/healthz2",
+    "/anything", "/v2/repository/index", "/v2/health", "/v2/health/a/b", "/healthz2",
     "/models/wine/versions/1/predict/x", "/static", "/metrics/x", "/v1/models/wine:predict", "/admin", "*", "",
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -76,6 +76,22 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A process for a version in an environment of its own that was asked nothing for so long ends until it is."""
     max_connections: int = 10_000
     """Open connections per worker."""
+    compress_answers_bytes: int = 0
+    """Answers of at least so many bytes are compressed for clients that accept it; 0: none."""
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may read answers: "https://shop.example", or "*" for all; none: only this server's own."""
+    cors_origin_regex: str = ""
+    """The same as a regular expression for the whole of an origin."""
+    cors_methods: tuple[str, ...] = ()
+    """What such pages may ask; none: GET, HEAD and POST."""
+    cors_headers: tuple[str, ...] = ()
+    """Request headers that such pages may send; none: any."""
+    cors_expose: tuple[str, ...] = ()
+    """Answer headers that such pages may read."""
+    cors_credentials: bool = False
+    """True: such pages may send what the browser keeps for this server."""
+    cors_max_age_s: int = 600
+    """How long a browser remembers what it may send."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -107,7 +123,11 @@ SETTINGS_FILE: Final = "server.toml"
 OTHER_VARIABLES: Final = ("LAGAR_HOME", "LAGAR_KEY", "LAGAR_CATALOG", "LAGAR_STORE", "LAGAR_URL")
 """Variables that are no server settings: the home, a client's key and server, and where catalog and artifacts lie."""
 _PATHS: Final = ("tls_cert", "tls_key")
-_LISTS: Final = {"trusted_proxies": "a list of addresses or networks", "pin": "a list of NAME or NAME@VERSION"}
+_LISTS: Final = {
+    "trusted_proxies": "a list of addresses or networks", "pin": "a list of NAME or NAME@VERSION",
+    "cors_origins": "a list of origins or *", "cors_methods": "a list of methods",
+    "cors_headers": "a list of header names", "cors_expose": "a list of header names",
+}  # fmt: skip
 _UNITS: Final = {
     "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
     "TIB": 2**40,
@@ -118,6 +138,7 @@ _POSITIVE: Final = (
     "request_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_timeout_s",
     "host_idle_s",
 )  # fmt: skip
+_HEADER_NAME: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _LOOPBACK: Final = re.compile(r"localhost|\[?::1\]?|127(?:\.\d{1,3}){3}")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -405,9 +426,35 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
         refuse("shadow_check", "must be a share between 0 (no rows) and 1 (all)")
     if server.max_header_bytes < 1024:
         refuse("max_header_bytes", "must be at least 1024")
+    if server.compress_answers_bytes < 0 or server.cors_max_age_s < 0:
+        refuse(
+            "compress_answers_bytes" if server.compress_answers_bytes < 0 else "cors_max_age_s", "must not be below 0"
+        )
+    _check_cors(server, refuse)
     _check_tls(server, origins)
     if server.trusted_proxies:
         _check_proxies(server, origins)
+
+
+def _check_cors(server: ServerSettings, refuse: Callable[[str, str], None]) -> None:
+    for origin in server.cors_origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+|null", origin):
+            refuse("cors_origins", 'must hold origins like "https://shop.example" without a path, or "*"')
+    try:
+        re.compile(server.cors_origin_regex)
+    except re.error as error:
+        refuse("cors_origin_regex", f"must be a regular expression ({error})")
+    for name, pattern in (
+        ("cors_methods", r"[A-Z]+|\*"),
+        ("cors_headers", _HEADER_NAME),
+        ("cors_expose", _HEADER_NAME),
+    ):
+        if not all(re.fullmatch(pattern, word) for word in getattr(server, name)):
+            refuse(name, f"must be {_LISTS[name]}")
+    if server.cors_credentials and "*" in server.cors_origins:
+        refuse(
+            "cors_origins", "must name the origins where cors_credentials is on: any site could act for its visitors"
+        )
 
 
 def _check_tls(server: ServerSettings, origins: dict[str, str]) -> None:

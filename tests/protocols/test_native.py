@@ -13,7 +13,7 @@ import pytest
 
 from lagar.errors import InvalidInput, ModelFailed, NotAcceptable, PayloadTooLarge
 from lagar.protocols import cards
-from lagar.protocols.base import Limits
+from lagar.protocols.base import Envelope, Limits
 from lagar.protocols.native import ARROW, CSV, NativeAdapter
 from lagar.registry.model import ModelInfo
 from lagar.registry.signature import Field, Output, Signature
@@ -42,7 +42,7 @@ TWO = dumped([WINE_ROW, WINE_ROW])
 
 def answered(body: bytes, outputs: dict[str, Any], model: Any = None, **head: Any) -> Any:
     adapter = NativeAdapter(model or view("wine"))
-    request = adapter.decode(body, "r-1", **head)
+    request = adapter.decode(body, "r-1", Envelope(**head))
     return orjson.loads(adapter.encode(request, outputs)[0])
 
 
@@ -130,8 +130,8 @@ def test_the_id_column_of_a_csv_gives_the_ids() -> None:
 
 def test_csv_has_one_column_per_id_prediction_and_class() -> None:
     adapter = NativeAdapter(view("wine"))
-    request = adapter.decode(TWO, "r-1", accept="text/csv")
-    body, kind = adapter.encode(request, OUTPUTS)
+    request = adapter.decode(TWO, "r-1", Envelope(accept="text/csv"))
+    body, kind, _ = adapter.encode(request, OUTPUTS)
     assert kind == CSV
     assert body.decode().splitlines() == [
         "id,prediction,probability_0,probability_1,probability_2",
@@ -143,15 +143,15 @@ def test_csv_has_one_column_per_id_prediction_and_class() -> None:
 def test_csv_quotes_and_leaves_nan_empty() -> None:
     model = View(Signature(fields=WINE.fields, outputs=(Output("predict", "BYTES"),), native_outputs=("predict",)))
     adapter = NativeAdapter(model)
-    request = adapter.decode(TWO, "r-1", accept="text/csv")
-    body, _ = adapter.encode(request, {"predict": np.array(['a,"b"', None], object)})
+    request = adapter.decode(TWO, "r-1", Envelope(accept="text/csv"))
+    body, _, _ = adapter.encode(request, {"predict": np.array(['a,"b"', None], object)})
     assert body == b'id,prediction\nr-1:0,"a,""b"""\nr-1:1,\n'
 
 
 def test_arrow_answers_are_a_stream_of_the_same_columns() -> None:
     adapter = NativeAdapter(view("wine"))
-    request = adapter.decode(TWO, "r-1", accept=ARROW)
-    body, kind = adapter.encode(request, OUTPUTS)
+    request = adapter.decode(TWO, "r-1", Envelope(accept=ARROW))
+    body, kind, _ = adapter.encode(request, OUTPUTS)
     assert kind == ARROW
     table = pa.ipc.open_stream(body).read_all()
     assert table.column_names == ["id", "prediction", "probability_0", "probability_1", "probability_2"]
@@ -161,7 +161,7 @@ def test_arrow_answers_are_a_stream_of_the_same_columns() -> None:
 
 def test_an_accept_that_takes_nothing_of_ours_is_refused_before_the_model_runs() -> None:
     with pytest.raises(NotAcceptable, match="text/html"):
-        NativeAdapter(view("wine")).decode(TWO, "r-1", accept="text/html")
+        NativeAdapter(view("wine")).decode(TWO, "r-1", Envelope(accept="text/html"))
 
 
 def stream_of(table: pa.Table, compression: str | None = None) -> bytes:
@@ -202,7 +202,7 @@ CHURN_TABLE = pa.table(
     ],
 )
 def test_arrow_and_parquet_carry_every_kind_of_field(body: bytes, kind: str) -> None:
-    rows = NativeAdapter(view("churn")).decode(body, "r-1", content_type=kind).rows
+    rows = NativeAdapter(view("churn")).decode(body, "r-1", Envelope(content_type=kind)).rows
     assert rows is not None
     assert rows.columns is not None
     assert rows.n == 3
@@ -231,7 +231,7 @@ def test_a_bad_value_in_arrow_names_field_and_row(column: str, values: Any, row:
     table = CHURN_TABLE.set_column(CHURN_TABLE.column_names.index(column), column, pa.chunked_array([values]))
     for body, kind in ((stream_of(table), ARROW), (parquet_of(table), "application/vnd.apache.parquet")):
         with pytest.raises(InvalidInput) as caught:
-            NativeAdapter(view("churn")).decode(body, "r-1", content_type=kind)
+            NativeAdapter(view("churn")).decode(body, "r-1", Envelope(content_type=kind))
         assert (caught.value.field, caught.value.row) == (column, row)
 
 
@@ -244,19 +244,21 @@ def test_a_compressed_stream_is_measured_before_it_is_unpacked() -> None:
     assert len(body) < 50_000
     adapter = NativeAdapter(view("wine"), Limits(max_decoded_bytes=1_000_000))
     with pytest.raises(PayloadTooLarge, match="unpacks to 52"):
-        adapter.decode(body, "r-1", content_type=ARROW)
+        adapter.decode(body, "r-1", Envelope(content_type=ARROW))
     with pytest.raises(PayloadTooLarge, match="50000 rows"):
-        NativeAdapter(view("wine"), Limits(max_rows=100)).decode(body, "r-1", content_type=ARROW)
+        NativeAdapter(view("wine"), Limits(max_rows=100)).decode(body, "r-1", Envelope(content_type=ARROW))
 
 
 def test_a_parquet_file_is_measured_by_its_footer() -> None:
     body = parquet_of(pa.table({name: np.zeros(50_000) for name in WINE_NAMES}))
     with pytest.raises(PayloadTooLarge, match="50000 rows"):
-        NativeAdapter(view("wine"), Limits(max_rows=100)).decode(body, "r-1", content_type="application/x-parquet")
+        NativeAdapter(view("wine"), Limits(max_rows=100)).decode(
+            body, "r-1", Envelope(content_type="application/x-parquet")
+        )
     body = parquet_of(pa.table({name: np.arange(50_000) * 1.5 for name in WINE_NAMES}))
     with pytest.raises(PayloadTooLarge, match="unpacks to"):
         NativeAdapter(view("wine"), Limits(max_decoded_bytes=100_000)).decode(
-            body, "r-1", content_type="application/x-parquet"
+            body, "r-1", Envelope(content_type="application/x-parquet")
         )
 
 
@@ -267,7 +269,7 @@ def test_cut_and_changed_arrow_streams_are_the_callers_mistake() -> None:
         changed = bytes(body[:place]) + bytes([body[place] ^ 0xFF]) + bytes(body[place + 1 :])
         for candidate in (changed, bytes(body[:place])):
             try:
-                adapter.decode(candidate, "r-1", content_type=ARROW)
+                adapter.decode(candidate, "r-1", Envelope(content_type=ARROW))
             except (InvalidInput, PayloadTooLarge):
                 continue
 
@@ -297,12 +299,12 @@ def test_a_model_without_names_takes_the_columns_of_a_table_by_position() -> Non
         fields=(Field("x0"), Field("x1")), outputs=(Output("predict"),), native_outputs=("predict",), named=False
     )
     adapter = NativeAdapter(View(signature))
-    rows = adapter.decode(b"width,height\n1,2\n3,4\n", "r-1", content_type="text/csv").rows
+    rows = adapter.decode(b"width,height\n1,2\n3,4\n", "r-1", Envelope(content_type="text/csv")).rows
     assert rows is not None
     assert rows.matrix is not None
     assert rows.matrix.tolist() == [[1, 2], [3, 4]]
     with pytest.raises(InvalidInput, match="row 0 has 3 values, this model takes 2"):
-        adapter.decode(b"a,b,c\n1,2,3\n", "r-1", content_type="text/csv")
+        adapter.decode(b"a,b,c\n1,2,3\n", "r-1", Envelope(content_type="text/csv"))
 
 
 # Handlers.
@@ -343,8 +345,8 @@ def test_a_postprocess_gets_the_callers_records_and_shapes_the_answer() -> None:
     assert request.rows is not None
     assert request.records == [WINE_RECORD]
     shaped = hooks.postprocess({"predict": [1]}, request.records)
-    assert adapter.encode(request, OUTPUTS, shaped) == (b'{"Prediction":[1],"of":2.1}', "application/json")
-    assert adapter.encode(request, OUTPUTS, None) == (b"null", "application/json")
+    assert adapter.encode(request, OUTPUTS, shaped) == (b'{"Prediction":[1],"of":2.1}', "application/json", b"")
+    assert adapter.encode(request, OUTPUTS, None) == (b"null", "application/json", b"")
 
 
 def test_a_postprocess_may_answer_numpy_values_but_not_anything() -> None:
@@ -358,7 +360,7 @@ def test_a_postprocess_may_answer_numpy_values_but_not_anything() -> None:
 def test_a_postprocess_answers_json_only() -> None:
     adapter = NativeAdapter(view("wine", Hooks(postprocess=lambda outputs, records: None)))
     with pytest.raises(NotAcceptable):
-        adapter.decode(dumped(WINE_RECORD), "r-1", accept="text/csv")
+        adapter.decode(dumped(WINE_RECORD), "r-1", Envelope(accept="text/csv"))
 
 
 # Messages.
@@ -400,7 +402,7 @@ def test_a_long_list_of_categories_is_shortened() -> None:
 def test_the_example_works_when_posted_back(model: str) -> None:
     deployment = view(model)
     body = cards.example_body(deployment)
-    request = NativeAdapter(deployment).decode(body, "r-1", content_type="application/json")
+    request = NativeAdapter(deployment).decode(body, "r-1", Envelope(content_type="application/json"))
     assert request.n == 1
 
 

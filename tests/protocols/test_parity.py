@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lagar.errors import InvalidJson, RequestError
 from lagar.protocols import json_body
+from lagar.protocols.base import Envelope
 from lagar.protocols.columns import Plan
 from lagar.protocols.native import NativeAdapter
 from lagar.protocols.v2 import V2Adapter
@@ -55,7 +56,7 @@ tables = st.lists(st.lists(values, min_size=3, max_size=3), min_size=1, max_size
 
 def outcome(adapter: Any, body: bytes, **head: Any) -> Rows | tuple[str, str | None, int | None]:
     try:
-        rows = adapter.decode(body, "r", **head).rows
+        rows = adapter.decode(body, "r", Envelope(**head)).rows
     except RequestError as error:
         return (type(error).__name__, error.field, error.row)
     assert isinstance(rows, Rows)

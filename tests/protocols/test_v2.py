@@ -13,6 +13,8 @@ import pytest
 from lagar import __version__
 from lagar.errors import InvalidInput
 from lagar.protocols import v2 as protocol
+from lagar.protocols import v2_metadata as metadata
+from lagar.protocols.base import Envelope
 from lagar.protocols.v2 import V2Adapter
 from lagar.registry.signature import Field, Output, Signature
 from protocols.corpus import churn_inputs, dumped, tensor, v2
@@ -25,7 +27,7 @@ ONE = v2(tensor(WINE_ROW, [1, 13]))
 def encoded(model: View, outputs: dict[str, Any], body: bytes, request_id: str = "r-1") -> bytes:
     adapter = V2Adapter(model)
     request = adapter.decode(body, request_id)
-    answer, kind = adapter.encode(request, outputs)
+    answer, kind, _ = adapter.encode(request, outputs)
     assert kind == "application/json"
     return answer
 
@@ -125,11 +127,11 @@ def test_a_postprocess_is_not_for_v2() -> None:
 
 def test_a_timeout_parameter_beats_the_header() -> None:
     adapter = V2Adapter(view("wine"))
-    assert adapter.decode(ONE, "r-1", timeout="3").timeout_s == 3.0
-    body = v2(tensor(WINE_ROW, [1, 13]), parameters={"timeout": 2})
-    assert adapter.decode(body, "r-1", timeout="3").timeout_s == 2.0
+    assert adapter.decode(ONE, "r-1", Envelope(timeout="3")).timeout_s == 3.0
+    body = v2(tensor(WINE_ROW, [1, 13]), parameters={"timeout": 2_000_000})
+    assert adapter.decode(body, "r-1", Envelope(timeout="3")).timeout_s == 2.0
     with pytest.raises(InvalidInput, match="timeout"):
-        adapter.decode(ONE, "r-1", timeout="soon")
+        adapter.decode(ONE, "r-1", Envelope(timeout="soon"))
 
 
 @pytest.mark.parametrize(
@@ -150,23 +152,21 @@ def test_a_message_names_input_rule_and_value(body: bytes, words: list[str]) -> 
         assert word in caught.value.message
 
 
-def test_encoded_text_is_refused_instead_of_being_read_as_it_stands() -> None:
-    sent = {**tensor(["YmF0b20="], [1], "BYTES"), "parameters": {"content_type": "base64"}}
-    with pytest.raises(InvalidInput, match="content_type base64, which is not decoded here: send the text itself"):
-        V2Adapter(view("text")).decode(v2(sent), "r-1")
-
-
 def test_404_texts_are_those_clients_of_mlserver_know() -> None:
     assert protocol.unknown_model("nada").message == "Model nada not found"
     assert protocol.unknown_model("m", "v0").message == "Model m with version v0 not found"
 
 
 def test_server_metadata_names_us() -> None:
-    assert orjson.loads(protocol.server_metadata()) == {"name": "lagar", "version": __version__, "extensions": []}
+    assert orjson.loads(metadata.server_metadata()) == {
+        "name": "lagar",
+        "version": __version__,
+        "extensions": list(metadata.EXTENSIONS),
+    }
 
 
 def test_model_metadata_lists_named_fields_as_columns() -> None:
-    meta = orjson.loads(protocol.model_metadata("churn", ["1", "2"], "sklearn", CHURN))
+    meta = orjson.loads(metadata.model_metadata("churn", ["1", "2"], "sklearn", CHURN))
     assert meta["versions"] == ["1", "2"]
     assert meta["platform"] == "sklearn"
     assert {entry["name"]: entry["datatype"] for entry in meta["inputs"]} == {
@@ -188,14 +188,14 @@ def test_model_metadata_lists_named_fields_as_columns() -> None:
 
 def test_model_metadata_of_unnamed_fields_is_one_matrix() -> None:
     unnamed = Signature(fields=(Field("x0"), Field("x1")), outputs=(Output("predict"),), native_outputs=("predict",))
-    meta = orjson.loads(protocol.model_metadata("m", ["1"], "onnx", unnamed))
+    meta = orjson.loads(metadata.model_metadata("m", ["1"], "onnx", unnamed))
     assert meta["inputs"] == [{"name": "input", "datatype": "FP64", "shape": [-1, 2]}]
-    assert orjson.loads(protocol.model_metadata("m", ["1"], "onnx", OPEN))["inputs"][0]["shape"] == [-1, -1]
+    assert orjson.loads(metadata.model_metadata("m", ["1"], "onnx", OPEN))["inputs"][0]["shape"] == [-1, -1]
 
 
 def test_a_request_built_from_the_metadata_works() -> None:
     for signature in (WINE, CHURN, TEXT):
-        meta = orjson.loads(protocol.model_metadata("m", ["1"], "sklearn", signature))
+        meta = orjson.loads(metadata.model_metadata("m", ["1"], "sklearn", signature))
         record = CHURN_RECORD if signature is CHURN else {**WINE_RECORD, "text": "t"}
         inputs = [
             tensor([record.get(entry["name"], "t")], [1, 1], entry["datatype"], entry["name"])

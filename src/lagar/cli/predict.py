@@ -128,10 +128,10 @@ def _scored(
     loaded: LoadedModel, adapter: Adapter, piece: Piece, name: str, format: Format, start: int
 ) -> tuple[InferRequest, Outputs, Any]:
     """One piece decoded and predicted; its rows are numbered from `start`."""
-    from lagar.protocols.base import NOT_SHAPED
+    from lagar.protocols.base import NOT_SHAPED, Envelope
 
     try:
-        request = adapter.decode(piece.body, name, content_type=piece.content_type, accept=_ACCEPT[format])
+        request = adapter.decode(piece.body, name, Envelope(piece.content_type, _ACCEPT[format]))
         if start and request.ids is None:
             request.ids = [f"{name}:{row}" for row in range(start, start + request.n)]
         handlers, records = loaded.handlers, request.records or []

@@ -26,6 +26,7 @@ from lagar.control.models import add_verbs
 from lagar.control.openapi import openapi
 from lagar.control.pages import Pages
 from lagar.control.state import ControlState
+from lagar.control.v2 import add_v2
 
 log = logging.getLogger("lagar.control")
 
@@ -68,6 +69,7 @@ def create_app(state: ControlState) -> FastAPI:
     _add_facts(app, state)
     _add_assets(app, assets)
     add_verbs(app, state)
+    add_v2(app, state, pages, DOCS_POLICY)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Envelope, state=state)
     return app

@@ -70,6 +70,11 @@ class Follower:
         self.ready = False
         self.reason = "starting"
 
+    @property
+    def serving(self) -> int:
+        """The generation that the workers were told to answer with; -1 before the first."""
+        return self._serving
+
     def heard(self, outcome: Prepared) -> None:
         """The supervisor says how a preparation ended; one that a dead control process began is not ours."""
         if self._answer is not None and not self._answer.done() and outcome.generation == self._waiting:

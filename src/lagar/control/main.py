@@ -19,6 +19,7 @@ from lagar.control import violations
 from lagar.control.equipment import Equipment
 from lagar.control.follow import Follower
 from lagar.control.progress import progress
+from lagar.control.repository import CatalogRepository, PathRepository, Repository
 from lagar.control.state import ControlState
 from lagar.control.wanted import answer
 from lagar.control.watch import Watcher
@@ -98,6 +99,7 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
         channel.send(Keys(rows))
         try:
             leader = _leader(boot, channel, releases, state, log)
+            state.repository = _repository(leader, releases, state)
             await _serve(channel, listener, state, leader, rows, log)
         except SetupError as error:  # the paths cannot be served
             channel.send(Failed(error.code, error.message))
@@ -148,6 +150,15 @@ def _leader(
         count=state.count_switch,
         compiling=server.compile,
     )
+
+
+def _repository(leader: Follower | Watcher, releases: Releases, state: ControlState) -> Repository:
+    def live() -> set[str]:
+        return state.answering
+
+    if isinstance(leader, Follower):
+        return CatalogRepository(releases, lambda: leader.serving, live)
+    return PathRepository(leader, live)
 
 
 async def _serve(

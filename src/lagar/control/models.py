@@ -140,13 +140,13 @@ def _add_changes(app: FastAPI, state: ControlState) -> None:
     @app.post("/api/models/{model}/promote")
     async def promote(request: Request, model: str) -> Response:
         body = await _body(request, VersionBody)
-        who = await _who(request, state)
+        who = await who_asked(request, state)
         return await _proposed(state, lambda r: r.propose(model, {body.version: 100}, who, note=body.note))
 
     @app.post("/api/models/{model}/rollback")
     async def rollback(request: Request, model: str) -> Response:
         body = await _body(request, NoteBody)
-        who = await _who(request, state)
+        who = await who_asked(request, state)
         return await _proposed(state, lambda r: r.rollback(model, who, note=body.note))
 
     @app.api_route("/api/models/{model}/traffic", methods=["GET", "HEAD"])
@@ -156,7 +156,7 @@ def _add_changes(app: FastAPI, state: ControlState) -> None:
     @app.put("/api/models/{model}/traffic")
     async def share(request: Request, model: str) -> Response:
         body = await _body(request, TrafficBody)
-        who = await _who(request, state)
+        who = await who_asked(request, state)
         return await _proposed(
             state,
             lambda r: r.propose(model, body.weights, who, action="traffic", note=body.note, shadow=body.shadow),
@@ -165,13 +165,13 @@ def _add_changes(app: FastAPI, state: ControlState) -> None:
     @app.put("/api/models/{model}/aliases/{alias}")
     async def set_alias(request: Request, model: str, alias: str) -> Response:
         body = await _body(request, AliasBody)
-        who = await _who(request, state)
+        who = await who_asked(request, state)
         await _ask(state, lambda r: r.set_alias(model, alias, body.version, who))
         return _json(await _ask(state, lambda r: r.aliases(model)))
 
     @app.delete("/api/models/{model}/aliases/{alias}")
     async def drop_alias(request: Request, model: str, alias: str) -> Response:
-        who = await _who(request, state)
+        who = await who_asked(request, state)
         await _ask(state, lambda r: r.drop_alias(model, alias, who))
         return _json(await _ask(state, lambda r: r.aliases(model)))
 
@@ -198,7 +198,7 @@ async def _proposed(state: ControlState, propose: Callable[[Releases], int]) -> 
 
 
 async def _retired(request: Request, state: ControlState, model: str, version: str, *, undo: bool) -> Response:
-    who = await _who(request, state)
+    who = await who_asked(request, state)
     label = (await _ask(state, lambda r: r.retire(model, version, who, undo=undo))).version
     return _json((await _ask(state, lambda r: answers.version_report(r, model, label))).card)
 
@@ -210,7 +210,7 @@ def _add_pushes(app: FastAPI, state: ControlState) -> None:
     async def push(request: Request, model: str) -> Response:
         if state.home is None:
             raise NotReady("this server has no home to push into", retry_after_s=1)
-        who = await _who(request, state)
+        who = await who_asked(request, state)
         return PushAnswer(request, Home(state.home), turns, model, who)
 
 
@@ -347,7 +347,7 @@ async def _body(request: Request, kind: type[T]) -> T:
         raise InvalidInput(f"the body must be a JSON object of {names}: {error}") from None
 
 
-async def _who(request: Request, state: ControlState) -> Who:
+async def who_asked(request: Request, state: ControlState) -> Who:
     """Whose key asked, and from which address; the worker that checked the key says so."""
     host = request.headers.get("x-lagar-client", "")
     key_id = request.headers.get("x-lagar-key-id")
@@ -366,7 +366,11 @@ def refused(request: Request, error: Exception) -> Response:
     """A refusal in the one shape of all errors."""
     assert isinstance(error, LagarError)
     told = Told(error.code, error.message, step=getattr(error, "step", None))
-    return error_answer(told, request.state.request_id, error)
+    answer = error_answer(told, request.state.request_id, error)
+    if request.url.path.startswith("/v2/"):
+        answer.body = msgspec.json.encode({"error": error.message})
+        answer.headers["content-length"] = str(len(answer.body))
+    return answer
 
 
 def misspelt(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from lagar.control.facts import TASK_WORDS
 from lagar.control.openapi_verbs import verb_paths, verb_schemas
 from lagar.control.schemas import ARROW, CSV, JSON, NDJSON, PARQUET, Schema
 from lagar.control.state import ControlState
+from lagar.errors import NotFound
 from lagar.registry.model import ModelInfo
 
 ERRORS: dict[int, tuple[str, str]] = {
@@ -37,6 +39,7 @@ VERB_ERRORS: dict[int, tuple[str, str]] = {
     422: ("refused", "Intake refused what was pushed; `step` says where, and nothing of it is kept."),
 }
 _RETRY = {429, 503}
+OCTETS = "application/octet-stream"
 
 Operation = dict[str, Any]
 
@@ -55,6 +58,7 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
                 paths[base] = {"get": _v2_metadata(info, base)}
                 paths[f"{base}/ready"] = {"get": _v2_model_ready(info, base)}
                 paths[f"{base}/infer"] = {"post": _v2_infer(info, base)}
+                paths |= _v2_facts(info, base)
             for base in native_bases(state, info):
                 if base:
                     paths[base] = {"get": _about(info, base)}
@@ -62,6 +66,7 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
                 versions = f"/models/{quote(name, safe='')}/versions"
                 paths[versions] = {"get": _about(info, versions)}
     paths.update(_server_paths())
+    paths.update(_v2_server_paths(state))
     paths.update(verb_paths(state))
     components["schemas"].update(verb_schemas())
     document: dict[str, Any] = {
@@ -79,6 +84,27 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
     }
     if state.wants_key:
         document["security"] = [{"bearer": []}, {"apiKey": []}]
+    return document
+
+
+def v2_document(
+    state: ControlState, prefix: str, model: str | None = None, version: str | None = None
+) -> dict[str, Any]:
+    """The part of the document below `/v2`, of one model or version if one is named; raises NotFound for an unknown."""
+    document = openapi(state, prefix)
+    base = "/v2"
+    if model is not None:
+        base += f"/models/{quote(model, safe='')}" + ("" if version is None else f"/versions/{quote(version, safe='')}")
+        if base not in document["paths"]:
+            raise NotFound(f"Model {model}{'' if version is None else f' with version {version}'} not found")
+    document["paths"] = {
+        path: ways for path, ways in document["paths"].items() if path == base or path.startswith(f"{base}/")
+    }
+    used = json.dumps(document["paths"])
+    schemas_of_all = document["components"]["schemas"]
+    schemas_of_v2 = {name: one for name, one in schemas_of_all.items() if name == "Error" or name.startswith("V2")}
+    document["components"]["schemas"] = schemas_of_v2
+    document["tags"] = [tag for tag in document["tags"] if json.dumps(tag["name"]) in used]
     return document
 
 
@@ -151,6 +177,12 @@ def _components(state: ControlState) -> dict[str, Any]:
                 "in": "header",
                 "description": "Seconds this caller waits at most; the server's own deadline bounds it.",
                 "schema": {"type": "number", "exclusiveMinimum": 0},
+            },
+            "HeaderLength": {
+                "name": "Inference-Header-Content-Length",
+                "in": "header",
+                "description": "Bytes of the JSON, where tensors stand behind it; 0: the body is one raw tensor.",
+                "schema": {"type": "integer", "minimum": 0},
             },
             "RequestId": {
                 "name": "X-Request-Id",
@@ -319,10 +351,12 @@ def _v2_infer(info: ModelInfo, base: str) -> Operation:
     example = schemas.v2_example(info)
     if example is not None:
         body["example"] = example
-    answer = {JSON: {"schema": {"$ref": "#/components/schemas/V2Response"}}}
+    octets = {OCTETS: {"schema": {"contentMediaType": OCTETS}}}
+    operation["parameters"].append({"$ref": "#/components/parameters/HeaderLength"})
+    answer = {JSON: {"schema": {"$ref": "#/components/schemas/V2Response"}}, **octets}
     ok = {"description": "The outputs asked for.", "headers": _headers(200), "content": answer}
     return operation | {
-        "requestBody": {"required": True, "content": {JSON: body}},
+        "requestBody": {"required": True, "content": {JSON: body, **octets}},
         "responses": {"200": ok} | _errors(_PREDICT_ERRORS, "V2-"),
     }
 
@@ -330,6 +364,69 @@ def _v2_infer(info: ModelInfo, base: str) -> Operation:
 def _v2_metadata(info: ModelInfo, base: str) -> Operation:
     operation = _operation(info, base, "metadata", f"V2 metadata of {_which(info, base)}")
     return operation | {"responses": {"200": _object_answer("The metadata.")} | _errors(_LOOK_ERRORS, "V2-")}
+
+
+def _v2_facts(info: ModelInfo, base: str) -> dict[str, dict[str, Operation]]:
+    """What can be asked of a model besides predictions and metadata."""
+    config = _operation(info, base, "config", f"Triton's model configuration of {_which(info, base)}")
+    stats = _operation(info, base, "stats", f"What {_which(info, base)} has answered since the server started")
+    docs = _operation(info, base, "docs", f"The V2 paths of {_which(info, base)} as a page")
+    document = _operation(info, base, "document", f"The V2 paths of {_which(info, base)} as an OpenAPI document")
+    errors = _errors(_LOOK_ERRORS, "V2-")
+    page = _answer("A page.", {"text/html": {"schema": {"type": "string"}}})
+    return {
+        f"{base}/config": {"get": config | {"responses": {"200": _object_answer("The configuration.")} | errors}},
+        f"{base}/stats": {"get": stats | {"responses": {"200": _object_answer("The statistics.")} | errors}},
+        f"{base}/docs": {"get": docs | {"responses": {"200": page} | errors}},
+        f"{base}/docs/dataplane.json": {
+            "get": document | {"responses": {"200": _object_answer("OpenAPI 3.1.")} | errors}
+        },
+    }
+
+
+def _v2_server_paths(state: ControlState) -> dict[str, dict[str, Operation]]:
+    """Lists, statistics, documentation and the repository."""
+    page = _answer("A page.", {"text/html": {"schema": {"type": "string"}}})
+    lists = _object_answer("The names.")
+    stats = _object_answer("The statistics.")
+    return {
+        "/v2/models": {"get": _server("v2_models", "The models that answer", lists, "V2-")},
+        "/v2/models/stats": {"get": _server("v2_stats", "What every loaded version has answered", stats, "V2-")},
+        "/v2/docs": {"get": _server("v2_docs", "The V2 paths as a page", page, "V2-")},
+        "/v2/docs/dataplane.json": {
+            "get": _server("v2_document", "The V2 paths as an OpenAPI document", _object_answer("OpenAPI 3.1."), "V2-")
+        },
+        "/v2/repository/index": {"post": _v2_index()},
+        "/v2/repository/models/{model}/load": {"post": _v2_change(state, "load", "version", "string")},
+        "/v2/repository/models/{model}/unload": {"post": _v2_change(state, "unload", "unload_dependents", "boolean")},
+    }
+
+
+def _v2_index() -> Operation:
+    names = ("name", "version", "state", "reason")
+    entry = {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": list(names)}
+    body = {"type": "object", "properties": {"ready": {"type": "boolean", "default": False}}}
+    operation = _server(
+        "v2_index", "All versions, and which of them answer",
+        _answer("The versions.", {JSON: {"schema": {"type": "array", "items": entry}}}), "V2-",
+    )  # fmt: skip
+    operation["responses"] |= _errors((400,), "V2-")
+    return operation | {"requestBody": {"content": {JSON: {"schema": body}}}}
+
+
+def _v2_change(state: ControlState, verb: str, parameter: str, kind: str) -> Operation:
+    """A load or an unload; like every change it needs a key even where nothing else does."""
+    summary = {"load": "Have a model answer again", "unload": "Have a model answer nothing until it is loaded"}[verb]
+    ok = {"description": "Done.", "headers": _headers(200)}
+    operation = _server(f"v2_{verb}", summary, ok, "V2-")
+    operation["responses"] |= _errors((400, 404), "V2-") | {
+        "409": {"description": VERB_ERRORS[409][1], "headers": _headers(409)}
+    }
+    parameters = {"type": "object", "properties": {parameter: {"type": kind}}, "additionalProperties": False}
+    body = {"type": "object", "properties": {"parameters": parameters}}
+    secured: dict[str, Any] = {} if state.settings.no_auth else {"security": [{"bearer": []}, {"apiKey": []}]}
+    path = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    return operation | secured | {"parameters": [path], "requestBody": {"content": {JSON: {"schema": body}}}}
 
 
 def _v2_model_ready(info: ModelInfo, base: str) -> Operation:

@@ -60,8 +60,9 @@ class Pages:
             refused=_refused(state),
         )
 
-    def docs(self, state: ControlState, prefix: str) -> str:
-        return self._render("docs.html", state, prefix)
+    def docs(self, state: ControlState, prefix: str, document: str = "/openapi.json") -> str:
+        """The API page over one of the documents."""
+        return self._render("docs.html", state, prefix, document=prefix + document)
 
     def _render(self, template: str, state: ControlState, prefix: str, **values: Any) -> str:
         def static(name: str) -> str:

@@ -21,7 +21,8 @@ JSON = "application/json"
 _JSON_TYPES = {"float": "number", "int": "integer", "bool": "boolean", "string": "string"}
 _V2_TYPES = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES", "unknown": "BYTES"}
 DATATYPES = (
-    "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP32", "FP64", "BYTES",
+    "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "BF16",
+    "FP32", "FP64", "BYTES",
 )  # fmt: skip
 
 

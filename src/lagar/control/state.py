@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lagar.control.repository import Repository
 from lagar.registry.catalog import Catalog
 from lagar.registry.model import ModelInfo
 from lagar.registry.releases import Releases
@@ -32,6 +33,8 @@ class ControlState:
     """Versions and traffic in that catalog."""
     home: Path | None = None
     """Where pushed files lie until they are taken in."""
+    repository: Repository | None = None
+    """What this server may answer with; None until the leader is known."""
     switches: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("switched", "failed", "abandoned"), 0))
     """How changes of what is live have ended here since this process started."""
     refused: dict[str, str] = field(default_factory=dict)
@@ -53,6 +56,11 @@ class ControlState:
 
     def take_refused(self, refused: dict[str, str]) -> None:
         self.refused = refused
+
+    @property
+    def answering(self) -> set[str]:
+        """The models that the workers answer for when no version is named, by their own word."""
+        return {info.name for info in self._loaded if info.live}
 
     @property
     def wants_key(self) -> bool:

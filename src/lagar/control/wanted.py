@@ -24,6 +24,8 @@ def answer(releases: Releases, equipment: Equipment, want: Want, log: Log) -> Ha
                 f"{label} is retired and is not loaded any more; ask for another version, or bring it back: "
                 f"lagar retire {version.model} {version.version} --undo",
             )
+        if releases.is_unloaded(version.model):
+            raise NotFound(label)
         if want.lay_out:
             equipment.require([version.manifest])
         source = releases.source(version) if want.lay_out else None

@@ -27,7 +27,7 @@ from lagar.intake.inspect import Common, Place
 from lagar.intake.paths import Admitted, Found, Progress
 from lagar.logs import Log
 from lagar.registry.mirror import Mirror
-from lagar.registry.model import Asked, ModelSource
+from lagar.registry.model import Asked, ModelSource, without_folders
 from lagar.registry.releases import Releases, Who
 from lagar.server.channel import Commit, Message, Prepare, Prepared
 from lagar.settings import Compile
@@ -92,6 +92,10 @@ class Watcher:
         """What was said about paths, once each."""
         self._good: dict[Path, Admitted] = {_path(source): _served(source) for source in sources}
         self._kept_at = time.monotonic()
+        self._off: frozenset[str] = frozenset()
+        """Models that were taken out of service, as long as this process lives."""
+        self._acting = asyncio.Lock()
+        """One switch at a time: what the paths say, what was compiled, what is taken out of service."""
 
     def heard(self, outcome: Prepared) -> None:
         """The supervisor says how a preparation ended."""
@@ -110,10 +114,11 @@ class Watcher:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                if self._watch:
-                    await self._turn()
-                if self._compiling != "off":
-                    await self._take_compiled()
+                async with self._acting:
+                    if self._watch:
+                        await self._turn()
+                    if self._compiling != "off":
+                        await self._take_compiled()
                 if time.monotonic() - self._kept_at > KEPT_S:
                     self._kept_at = time.monotonic()
                     await asyncio.to_thread(self._keep_files)
@@ -298,7 +303,7 @@ class Watcher:
 
     async def _switch(self, wanted: dict[Path, Admitted]) -> str:
         """Why the workers cannot answer with that; "" when they do."""
-        if _set(wanted) == _set(self._good):
+        if self._set(wanted) == self._set(self._good):
             self._good = wanted
             return ""
         outcome = await self._prepare(wanted)
@@ -313,9 +318,43 @@ class Watcher:
     async def _prepare(self, wanted: Mapping[Path, Admitted]) -> Prepared:
         self._generation += 1
         self._waiting = asyncio.get_running_loop().create_future()
-        sources, live = _set(wanted)
+        sources, live = self._set(wanted)
         self._tell(Prepare(self._generation, tuple(sources.values()), live))
         return await self._waiting
+
+    def _set(self, wanted: Mapping[Path, Admitted]) -> tuple[dict[str, ModelSource], dict[str, str]]:
+        """The versions that are in service, each once, and those that answer when none is named."""
+        on = [one for one in wanted.values() if one.source.name not in self._off]
+        sources = {f"{one.source.name}@{one.source.version}": one.source for one in on}
+        return dict(sorted(sources.items())), paths.live_of(on)
+
+    # In service or not
+
+    def placed(self) -> list[tuple[str, str, bool]]:
+        """Name, version, and whether it is in service, of all that lies at the paths and is good."""
+        sources = {(one.source.name, one.source.version) for one in self._good.values()}
+        return [(name, version, name not in self._off) for name, version in sorted(sources)]
+
+    def refused_places(self) -> list[tuple[str, str]]:
+        """Name and reason of what lies at the paths and is not served."""
+        return sorted((path.name, self._with_urls(without_folders(why))) for path, why in self._wrong.items())
+
+    async def put_in_service(self, model: str, on: bool) -> str:
+        """Switch all versions of a model on or off, until this server ends; why that cannot be, or ""."""
+        async with self._acting:
+            before = self._off
+            self._off = before - {model} if on else before | {model}
+            if self._off == before:
+                return ""
+            outcome = await self._prepare(self._good)
+            if not outcome.ok:
+                self._off = before
+                self._count("failed")
+                return outcome.reason or "it could not be loaded"
+            self._tell(Commit(self._generation))
+            self._count("switched")
+            self._log.info(f"{model} is {'' if on else 'not '}in service")
+            return ""
 
     def _admit(self, found: tuple[Found, ...] | list[Found]) -> tuple[list[Admitted], list[tuple[Place, LagarError]]]:
         return paths.admit_all(self._releases, found, self._who, self._progress, at_once=self._at_once)
@@ -354,12 +393,6 @@ class Watcher:
         if what + why not in self._told:
             self._told.add(what + why)
             self._log.error(self._with_urls(what), **({"reason": self._with_urls(why)} if why else {}))
-
-
-def _set(wanted: Mapping[Path, Admitted]) -> tuple[dict[str, ModelSource], dict[str, str]]:
-    """The versions, each once, and those that answer when none is named."""
-    sources = {f"{one.source.name}@{one.source.version}": one.source for one in wanted.values()}
-    return dict(sorted(sources.items())), paths.live_of(wanted.values())
 
 
 def _path(source: ModelSource) -> Path:

@@ -83,23 +83,33 @@ class InferRequest(msgspec.Struct, eq=False):
     """The body was one record by itself: a postprocess may answer it with one value instead of a list."""
 
 
+class Envelope(msgspec.Struct, frozen=True):
+    """What stands around a body: the headers that an adapter reads, as text."""
+
+    content_type: str | None = None
+    accept: str | None = None
+    timeout: str | None = None
+    """Seconds."""
+    header_length: str | None = None
+    """Inference-Header-Content-Length: how many bytes of the body are V2's JSON, before the tensors."""
+
+
+PLAIN: Final = Envelope()
+"""JSON, without a word about the answer."""
+
+Encoded = tuple[bytes, str, bytes]
+"""The body of an answer, its content type, and further header lines as they go out, each with its line end."""
+
+
 class Adapter(Protocol):
     """One wire format in front of one deployment."""
 
-    def decode(
-        self,
-        body: bytes,
-        request_id: str,
-        *,
-        content_type: str | None = None,
-        accept: str | None = None,
-        timeout: str | None = None,
-    ) -> InferRequest:
-        """The request in `body`; raises RequestError. `timeout` is the header's text, in seconds."""
+    def decode(self, body: bytes, request_id: str, envelope: Envelope) -> InferRequest:
+        """The request in `body`; raises RequestError."""
         ...
 
-    def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> tuple[bytes, str]:
-        """Body and content type for the outputs of exactly this request's rows."""
+    def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> Encoded:
+        """The answer for the outputs of exactly this request's rows."""
         ...
 
     def error(self, error: BaseException, request_id: str) -> ErrorAnswer:

@@ -30,6 +30,9 @@ SHORT: Final = 64
 """Up to so many values Python's own sum is quicker than two numpy reductions."""
 _ABSENT: Final = object()
 
+Column = Sequence[Any] | Array
+"""The values of one field: Python's own, or an array of numbers."""
+
 _WANTED: Final = {
     "float": "a number",
     "int": "a whole number",
@@ -119,11 +122,19 @@ class Plan:
             return None
         # NaN fails both comparisons. A number beyond 2^53 may have been a whole number that lost digits: look closer.
         if not exact and not (matrix.max() < EXACT and matrix.min() > -EXACT):
-            return None
+            return self._with_nulls(matrix)
         if not self.plain:
             for index, rule in enumerate(self._rules):
                 if rule.kind == "bool" or not _numbers_pass(rule, matrix[:, index]):
                     return None
+        return Rows(matrix.shape[0], matrix)
+
+    def _with_nulls(self, matrix: NDArray[np.float64]) -> Rows | None:
+        """Rows of a matrix whose NaN are the nulls of fields that may be null; None when it needs a closer look."""
+        if not self._rules or any(
+            _quick_array(rule, matrix[:, index]) is None for index, rule in enumerate(self._rules)
+        ):
+            return None
         return Rows(matrix.shape[0], matrix)
 
     def from_rows(self, table: Sequence[Any]) -> Rows:
@@ -168,6 +179,21 @@ class Plan:
                 values = [rule.default] * n
             ordered.append(values)
         return self._quick(n, ordered) or self._exact(self._rules, zip(*ordered, strict=True), n)
+
+    def from_arrays(self, columns: Mapping[str, Column], n: int) -> Rows | None:
+        """Rows of one array or list of n values per field, by name; None when they need a closer look, as lists."""
+        if self.width is None or len(columns) != self.width:
+            return None
+        arrays: list[Array] = []
+        for rule in self._rules:
+            values = columns.get(rule.name)
+            if values is None:
+                return None
+            array = _quick_array(rule, values) if isinstance(values, np.ndarray) else _quick_column(rule, values)
+            if array is None:
+                return None
+            arrays.append(array)
+        return self._assemble(n, self._rules, arrays)
 
     # Shapes.
 
@@ -470,6 +496,22 @@ def _quick_column(rule: Rule, values: Sequence[Any]) -> Array | None:
             return None
         return whole
     return None
+
+
+def _quick_array(rule: Rule, values: Array) -> Array | None:
+    """An array as the column if it is certainly good, None when the rules must look at its values."""
+    kind = values.dtype.kind
+    if kind == "b" or rule.kind == "bool":
+        return values if kind == "b" and rule.kind == "bool" and rule.categories is None else None
+    if kind not in "fiu" or rule.kind not in ("float", "int"):
+        return None
+    present = values
+    if kind == "f" and rule.nullable and rule.categories is None:
+        present = values[~np.isnan(values)]
+    if present.size and not (present.max() < EXACT and present.min() > -EXACT and _numbers_pass(rule, present)):
+        return None
+    whole = rule.kind == "int" and present.size == values.size
+    return values.astype(np.int64 if whole else np.float64, copy=False)
 
 
 def _array(rule: Rule, values: Sequence[Any]) -> Array:

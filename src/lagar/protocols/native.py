@@ -14,12 +14,15 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lagar.errors import ModelFailed, NotAcceptable
+from lagar.errors import InvalidInput, ModelFailed, NotAcceptable
 from lagar.protocols import json_body, tables
 from lagar.protocols.base import (
     JSON,
     NOT_SHAPED,
+    PLAIN,
     DeploymentView,
+    Encoded,
+    Envelope,
     ErrorAnswer,
     InferRequest,
     Limits,
@@ -107,18 +110,17 @@ class NativeAdapter:
 
     # Decoding.
 
-    def decode(
-        self,
-        body: bytes,
-        request_id: str,
-        *,
-        content_type: str | None = None,
-        accept: str | None = None,
-        timeout: str | None = None,
-    ) -> InferRequest:
+    def decode(self, body: bytes, request_id: str, envelope: Envelope = PLAIN) -> InferRequest:
         """The request in a native body of any of the accepted types; raises RequestError."""
-        answer = JSON if accept is None else self._answer_type(accept)
-        timeout_s = None if timeout is None else timeout_of(timeout)
+        content_type: str | None = None
+        answer: str = JSON
+        timeout_s: float | None = None
+        if envelope is not PLAIN:
+            if envelope.header_length is not None:
+                raise InvalidInput("Inference-Header-Content-Length is of V2: send binary tensors to its infer path")
+            content_type = envelope.content_type
+            answer = JSON if envelope.accept is None else self._answer_type(envelope.accept)
+            timeout_s = None if envelope.timeout is None else timeout_of(envelope.timeout)
         if content_type is None or content_type == JSON:
             if self._quick:
                 rows = self._decode_quickly(body)
@@ -209,18 +211,18 @@ class NativeAdapter:
 
     # Encoding.
 
-    def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> tuple[bytes, str]:
+    def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> Encoded:
         """The answer as JSON, CSV or Arrow; raises ModelFailed when a value has no place in it.
 
         NaN and infinite numbers are null in JSON, which has no word for them.
         """
         if shaped is not NOT_SHAPED:
-            return _dumped(shaped, "postprocess"), JSON
+            return _dumped(shaped, "postprocess"), JSON, b""
         answer = request.extra
         if answer == CSV:
-            return tables.write_csv(self._table(request, outputs)), CSV
+            return tables.write_csv(self._table(request, outputs)), CSV, b""
         if answer == ARROW:
-            return tables.write_arrow(self._table(request, outputs)), ARROW
+            return tables.write_arrow(self._table(request, outputs)), ARROW, b""
         quoted_id = orjson.dumps(request.request_id)
         parts = [self._head, quoted_id, b',"ids":[', self._ids(request, quoted_id)]
         for name in request.outputs:
@@ -228,7 +230,7 @@ class NativeAdapter:
             if name == "predict_proba":
                 parts.append(self._classes)
         parts.append(b"}")
-        return b"".join(parts), JSON
+        return b"".join(parts), JSON, b""
 
     def _ids(self, request: InferRequest, quoted_id: bytes) -> bytes:
         """The ids and their closing bracket."""

@@ -1,20 +1,21 @@
-"""V2 tensors → rows: the step that does not care how the tensors were written down.
+"""V2 tensors → rows, and outputs → tensors: the steps that do not care how the tensors are written down.
 
-The JSON body, and whatever carries tensors later, ends in `Tensor` objects whose data is a flat list of Python values
-or a numpy array; `TensorPlan` turns them into rows or records of one signature.
+JSON, binary bodies and gRPC end in `Tensor` objects whose data is a flat list of Python values or a numpy array;
+`TensorPlan` turns them into rows or records of one signature.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
+import orjson
 
 from lagar.errors import InvalidInput, PayloadTooLarge
 from lagar.protocols.base import Limits, shown
-from lagar.protocols.columns import Plan
+from lagar.protocols.columns import Column, Plan
 from lagar.types import Array, Record, Rows
 
 INTEGER_RANGES: Final[dict[str, tuple[int, int]]] = {
@@ -28,6 +29,8 @@ FLOAT_LIMITS: Final[dict[str, float]] = {
     "FP64": math.inf,
 }
 DATATYPES: Final = frozenset({"BOOL", "BYTES", *INTEGER_RANGES, *FLOAT_LIMITS})
+Form = Literal["any", "matrix", "columns"]
+"""How inputs are read together: "any": as their number, shapes and names suggest."""
 
 
 class Tensor:
@@ -50,7 +53,7 @@ def check_values(tensor: Tensor) -> None:
     """
     datatype = tensor.datatype
     values: Sequence[Any] = tensor.data  # type: ignore[assignment]
-    if _surely_good(datatype, values):
+    if is_surely_good(datatype, values):
         return
     if datatype == "BYTES":
         _refuse_unless(tensor, values, lambda value: isinstance(value, str), "strings")
@@ -75,7 +78,7 @@ def check_values(tensor: Tensor) -> None:
         _refuse_unless(tensor, values, number, wanted)
 
 
-def _surely_good(datatype: str, values: Sequence[Any]) -> bool:
+def is_surely_good(datatype: str, values: Sequence[Any]) -> bool:
     types = set(map(type, values))
     if not values or datatype == "BYTES":
         return types <= {str}
@@ -112,18 +115,33 @@ class TensorPlan:
         self._single = plan.names[0] if plan.width == 1 else None
         """The only field of the model: its input may have any name."""
 
-    def decode(self, tensors: Sequence[Tensor]) -> tuple[int, Rows | None, list[Record] | None]:
+    def decode(self, tensors: Sequence[Tensor], form: Form = "any") -> tuple[int, Rows | None, list[Record] | None]:
         """(rows in the request, rows, None), or (…, None, records) for a model with a preprocess."""
         n = self._count(tensors)
         first = tensors[0]
-        if len(tensors) == 1 and not self._is_column(first):
-            table = self._table(first, n)
-            return (n, None, self._named(table)) if self._wants_records else (n, self._plan.from_rows(table), None)
+        if len(tensors) == 1 and form != "columns" and (form == "matrix" or not self._is_column(first)):
+            return self._from_table(first, n)
         columns = self._columns(tensors, n)
         if self._wants_records:
             names = list(columns)
-            return n, None, [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return n, self._plan.from_columns(columns, n), None
+            lists = [_listed(column) for column in columns.values()]
+            return n, None, [dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True)]
+        if any(isinstance(column, np.ndarray) for column in columns.values()):
+            rows = self._plan.from_arrays(columns, n)
+            if rows is not None:
+                return n, rows, None
+        return n, self._plan.from_columns({name: _listed(column) for name, column in columns.items()}, n), None
+
+    def _from_table(self, tensor: Tensor, n: int) -> tuple[int, Rows | None, list[Record] | None]:
+        width = self._width_of(tensor)
+        data = tensor.data
+        if isinstance(data, np.ndarray) and data.dtype != np.bool_ and not self._wants_records:
+            rows = self._plan.from_matrix(np.ascontiguousarray(data.reshape(n, width), np.float64))
+            if rows is not None:
+                return n, rows, None
+        values: Any = _listed(data)
+        table = [values[start : start + width] for start in range(0, n * width, width)]
+        return (n, None, self._named(table)) if self._wants_records else (n, self._plan.from_rows(table), None)
 
     def _count(self, tensors: Sequence[Tensor]) -> int:
         if not tensors:
@@ -152,7 +170,8 @@ class TensorPlan:
             return True
         return self._plan.width is not None and (len(tensor.shape) == 1 or tensor.name in self._plan.names)
 
-    def _table(self, tensor: Tensor, n: int) -> list[list[Any]]:
+    def _width_of(self, tensor: Tensor) -> int:
+        """The values per row of a matrix; raises InvalidInput."""
         plan = self._plan
         if len(tensor.shape) > 2:
             raise InvalidInput(
@@ -164,15 +183,14 @@ class TensorPlan:
             raise InvalidInput(
                 f"input '{tensor.name}' has shape {tensor.shape}, this model takes {wanted}", field=tensor.name
             )
-        values = tensor.data.tolist() if isinstance(tensor.data, np.ndarray) else tensor.data
-        return [values[start : start + width] for start in range(0, n * width, width)]
+        return width
 
     def _named(self, table: list[list[Any]]) -> list[Record]:
         names = self._plan.names or tuple(f"x{index}" for index in range(len(table[0])))
         return [dict(zip(names, values, strict=True)) for values in table]
 
-    def _columns(self, tensors: Sequence[Tensor], n: int) -> dict[str, Sequence[Any]]:
-        columns: dict[str, Sequence[Any]] = {}
+    def _columns(self, tensors: Sequence[Tensor], n: int) -> dict[str, Column]:
+        columns: dict[str, Column] = {}
         for tensor in tensors:
             if math.prod(tensor.shape[1:]) != 1:
                 raise InvalidInput(
@@ -183,5 +201,53 @@ class TensorPlan:
             name = self._single if self._single is not None and len(tensors) == 1 else tensor.name
             if name in columns:
                 raise InvalidInput(f"input '{tensor.name}' is there twice", field=tensor.name)
-            columns[name] = tensor.data.tolist() if isinstance(tensor.data, np.ndarray) else tensor.data
+            columns[name] = tensor.data
         return columns
+
+
+def _listed(column: Column) -> Sequence[Any]:
+    """The values as Python has them; those of a float16 or float32 are the very numbers that it holds."""
+    return column.tolist() if isinstance(column, np.ndarray) else column
+
+
+_WIRE: Final[dict[np.dtype[Any], str]] = {
+    np.dtype(kind): name
+    for kind, name in (
+        ("bool", "BOOL"),
+        *((f"int{bits}", f"INT{bits}") for bits in (8, 16, 32, 64)),
+        *((f"uint{bits}", f"UINT{bits}") for bits in (8, 16, 32, 64)),
+        ("float16", "FP16"),
+        ("float32", "FP32"),
+        ("float64", "FP64"),
+    )
+}
+
+
+def typed(array: Array) -> tuple[str, Array | list[Any]]:
+    """The datatype and the flat values of one output: an array, or a list where the model answers with objects.
+
+    Values that are neither text nor numbers become their JSON, inside BYTES; a missing one stays None.
+    """
+    datatype = _WIRE.get(array.dtype)
+    if datatype is not None:
+        if array.ndim != 1 or not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array).reshape(-1)
+        return datatype, array
+    values = array.reshape(-1).tolist()
+    types = set(map(type, values))
+    if types == {bool}:
+        return "BOOL", values
+    if types == {int} and all(-(1 << 63) <= value < 1 << 63 for value in values):
+        return "INT64", values
+    if types and types <= {float, int}:
+        return "FP64", [float(value) for value in values]
+    if types != {str}:
+        values = [None if value is None else value if type(value) is str else _text(value) for value in values]
+    return "BYTES", values
+
+
+def _text(value: Any) -> str:
+    """A value that is no string, inside a BYTES tensor: its JSON."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()

@@ -255,6 +255,12 @@ class Releases:
         with self.catalog.read() as connection:
             return traffic.at(connection)
 
+    def is_unloaded(self, model: str) -> bool:
+        """Whether a model was taken out of service as a whole: nothing of it is loaded until it is brought back."""
+        with self.catalog.read() as connection:
+            line = traffic.last(connection, model)
+            return line is not None and line.action == "unload" and not line.weights
+
     def history(self, model: str) -> list[Traffic]:
         """Who put what into production, when and from where, oldest first; raises NotFound for an unknown model."""
         with self.catalog.read() as connection:

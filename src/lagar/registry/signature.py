@@ -42,6 +42,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     """Used for a missing field when `has_default`."""
     has_default: bool = False
     example: Scalar = None
+    content_type: str = ""
+    """What V2 takes its BYTES for when a request does not say: base64, datetime, ...; empty: as they are."""
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,6 +55,8 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     shape: tuple[int, ...] = ()
     meaning: str = ""
     """One sentence for the docs page."""
+    content_type: str = ""
+    """How V2 writes it when a request does not say."""
 
 
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,6 +84,8 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     """Rows that the model answers, as records."""
     origin: str = ""
     """Where it was learned from, in words: "feature_names_in_ of Pipeline, example customers.csv"."""
+    content_type: str = ""
+    """How V2 reads its inputs together when a request does not say: "pd" takes columns by name."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from lagar.errors import InvalidVersion
 from lagar.registry import records
 from lagar.registry.tables import traffic as table
 
-Action = Literal["promote", "rollback", "traffic", "retire"]
+Action = Literal["promote", "rollback", "traffic", "retire", "load", "unload"]
 
 
 class Split(msgspec.Struct, frozen=True):

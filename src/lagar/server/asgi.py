@@ -23,22 +23,27 @@ from lagar.errors import (
     NotFound,
     RequestError,
     Unauthorized,
-    UnsupportedMediaType,
 )
-from lagar.protocols import cards, native, v2
-from lagar.protocols.base import InferRequest, status_of, timeout_of
+from lagar.protocols import cards, v2_metadata
+from lagar.protocols.base import Envelope, InferRequest, status_of, timeout_of
 from lagar.registry.model import ModelInfo
 from lagar.server.auth import Gate, challenges, plain_path
 from lagar.server.channel import ServerState
+from lagar.server.coding import accepted, coding_of, packed, unpacked
+from lagar.server.cors import Cors
 from lagar.server.demand import Demand
-from lagar.server.exchange import Receive, Scope, Send
-from lagar.server.heads import UPLOAD_PATH
-from lagar.server.lane import OFF_LOOP_ROWS, Endpoint, Headers, written
+from lagar.server.exchange import Message, Receive, Scope, Send
+from lagar.server.heads import HEADER_LENGTH, UPLOAD_PATH
+from lagar.server.lane import OFF_LOOP_ROWS, Endpoint, Headers, header_pairs, written
 from lagar.server.proxy import ANSWER_TIMEOUT_S, ControlProxy, read_body
+from lagar.server.routes import Target, error_shape, prediction
 from lagar.server.serving import Serving
+from lagar.settings import ServerSettings
 
 OFF_LOOP_BODY_BYTES = 32 * 1024
 """Bodies that are not JSON are parsed in a thread from this size on, JSON from eight times as much."""
+
+_LOAD = re.compile("/v2/repository/models/([^/]+)/load")
 
 log = logging.getLogger("lagar.asgi")
 
@@ -55,8 +60,7 @@ class App:
         infos: Callable[[], tuple[ModelInfo, ...]],
         demand: Demand,
         *,
-        root_path: str,
-        request_timeout_s: float,
+        settings: ServerSettings,
     ) -> None:
         self.serving = serving
         """Replaced as a whole by a switch: look at it once per decision."""
@@ -65,8 +69,10 @@ class App:
         self._proxy = proxy
         self._infos = infos
         self._demand = demand
-        self._timeout_s = request_timeout_s
-        self._root = root_path
+        self._settings = settings
+        self._timeout_s = settings.request_timeout_s
+        self._root = settings.root_path
+        self._cors = Cors(settings)
         self.state = ServerState(ready=False, reason="starting")
         self.draining = False
 
@@ -76,6 +82,14 @@ class App:
         state = scope.setdefault("state", {})
         request_id: str = state.setdefault("request_id", f"asgi-{time.monotonic_ns():x}")
         path = strip_root(scope["path"], self._root)
+        origin = self._cors.allowed(scope["headers"])
+        if origin is not None:
+            granted = self._cors.preflight(scope["method"], scope["headers"], origin)
+            if granted is not None:
+                await send({"type": "http.response.start", "status": 204, "headers": granted})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            send = self._cors.sending(send, origin)
         try:
             await self._route(scope, receive, send, path, request_id)
         except RequestError as error:
@@ -91,8 +105,7 @@ class App:
         self, error: RequestError, path: str, request_id: str, *, accept: str | None = None
     ) -> tuple[int, Headers, bytes]:
         """An error in the shape of the protocol that the path belongs to."""
-        shape = v2.error_answer if path == "/v2" or path.startswith("/v2/") else native.error_answer
-        status, headers, body = written(shape(error, request_id), request_id)
+        status, headers, body = written(error_shape(path)(error, request_id), request_id)
         if isinstance(error, Unauthorized):
             headers = [header for header in headers if header[0] != b"www-authenticate"]
             headers += [(b"www-authenticate", value) for value in challenges(path, accept or "")]
@@ -104,20 +117,39 @@ class App:
         clean = plain_path(path)
         if clean is None:
             raise NotFound(f"no such path: {path!r:.200}")
-        parts = clean[1:].split("/")
-        if (target := _prediction(parts)) is not None:
+        if (target := prediction(clean)) is not None:
             _allow(method, "POST")
             await self._predict(scope, receive, send, target, request_id)
-        elif (answer := await self._look(parts, method, request_id)) is not None:
+        elif (answer := await self._look(clean[1:].split("/"), method, request_id)) is not None:
             await send_answer(send, *answer)
+        elif (found := _LOAD.fullmatch(clean)) is not None and method == "POST":
+            await self._load(scope, receive, send, found[1])
         else:
             # intake of a pushed version takes as long as its model does; whoever waits for it may leave
             wait_s = None if re.fullmatch(UPLOAD_PATH, clean) else ANSWER_TIMEOUT_S
             await self._proxy.forward(scope, receive, send, path=quote_path(clean), answer_timeout_s=wait_s)
 
+    async def _load(self, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+        """V2's load: control sees to it that the version may be asked for, and this worker loads it before it says so.
+
+        The other workers load it with their first request for it.
+        """
+        body = await read_body(receive)
+        if body is None:
+            return
+        answer = Held()
+        path = quote_path(f"/v2/repository/models/{name}/load")
+        await self._proxy.forward(scope, _replayed(body), answer.send, path=path)
+        version = v2_metadata.version_to_load(body) if answer.status == 200 else None
+        if version is not None:
+            async with self._loaded(name, version):
+                pass
+        for message in answer.messages:
+            await send(message)
+
     def _count_refused_key(self, path: str, error: RequestError) -> None:
         """A refused key counts for the model that it was sent to, as it does in the fast lane."""
-        target = _prediction((plain_path(path) or "/")[1:].split("/"))
+        target = prediction(plain_path(path) or "/")
         if target is None:
             return
         protocol, name, version = target
@@ -128,27 +160,28 @@ class App:
 
     # -- predictions
 
-    async def _predict(
-        self, scope: Scope, receive: Receive, send: Send, target: tuple[str, str, str | None], request_id: str
-    ) -> None:
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, target: Target, request_id: str) -> None:
         protocol, name, version = target
         name = name or self.serving.router.default_name()
         label = await self._demand.label(name, version, time.perf_counter() + self._timeout_s)
         deployment = self.serving.router.get(name, label)
         endpoint = None if deployment is None else self.serving.endpoint(deployment, protocol)
         try:
-            _check_coding(scope)
+            coding = coding_of(_header(scope, b"content-encoding"))
             body = await read_body(receive)
             if body is None:
                 return
+            if coding:
+                body = await _unpacked(body, coding, self._settings.max_body_bytes)
             received = time.perf_counter()
-            deadline = received + self._patience_s(_header(scope, b"timeout"))
+            envelope = _envelope(scope)
+            deadline = received + self._patience_s(envelope.timeout)
             waiter = Waiter(asyncio.get_running_loop())
             call = None
             while call is None:
                 async with self._demand.version(name, version, deadline) as deployment:
                     endpoint = self.serving.endpoint(deployment, protocol)
-                    request = await _decoded(scope, endpoint, body, request_id)
+                    request = await _decoded(endpoint, body, request_id, envelope)
                     if not endpoint.retired:  # by a switch, while the body was parsed
                         call = endpoint.call(request, waiter, received)
                         self._batcher.submit(call)
@@ -161,7 +194,7 @@ class App:
             if call.error is not None:
                 raise call.error
             large = call.n > OFF_LOOP_ROWS
-            answer, media = await asyncio.to_thread(endpoint.encode, call) if large else endpoint.encode(call)
+            answer, media, lines = await asyncio.to_thread(endpoint.encode, call) if large else endpoint.encode(call)
         except RequestError as error:
             if endpoint is None:
                 raise
@@ -178,7 +211,19 @@ class App:
         endpoint.deployment.request_seconds.observe(time.perf_counter() - call.received)
         endpoint.count(None, 200)
         headers = [(b"content-type", media.encode("ascii")), (b"x-request-id", request_id.encode("ascii"))]
-        await send_answer(send, 200, headers, answer)
+        answer, packing = await self._packed(scope, answer)
+        await send_answer(send, 200, headers + header_pairs(lines) + packing, answer)
+
+    async def _packed(self, scope: Scope, body: bytes) -> tuple[bytes, Headers]:
+        """A large answer as its client takes it, where this server packs answers; and what says so."""
+        least = self._settings.compress_answers_bytes
+        if not least or len(body) < least:
+            return body, []
+        coding = accepted(_header(scope, b"accept-encoding"))
+        vary = (b"vary", b"accept-encoding")
+        if not coding:
+            return body, [vary]
+        return await asyncio.to_thread(packed, body, coding), [(b"content-encoding", coding.encode("ascii")), vary]
 
     def _patience_s(self, timeout: str | None) -> float:
         """How long a request waits for its version to be loaded; a time-out that is none is refused with its body."""
@@ -230,7 +275,15 @@ class App:
     async def _v2_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
             case ["v2"]:
-                return 200, v2.server_metadata(), b"application/json"
+                return 200, v2_metadata.server_metadata(), b"application/json"
+            case ["v2", "models"]:
+                return 200, v2_metadata.models_list(self.serving.router.names), b"application/json"
+            case ["v2", "models", "stats"]:
+                return None  # control adds up what all workers counted
+            case ["v2", "models", name, "config"]:
+                return await self._v2_config(name, None)
+            case ["v2", "models", name, "versions", version, "config"]:
+                return await self._v2_config(name, version)
             case ["v2", "models", name, "ready"]:
                 return await self._model_ready(name, None)
             case ["v2", "models", name, "versions", version, "ready"]:
@@ -244,12 +297,22 @@ class App:
     async def _model_ready(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
         """Whether a prediction would find it; this path is open to all, so nothing is loaded for it."""
         await self._demand.label(name, version, time.perf_counter() + self._timeout_s)
-        return 200, v2.model_ready(name), b"application/json"
+        return 200, v2_metadata.model_ready(name), b"application/json"
 
     async def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
         async with self._loaded(name, version) as deployment:
-            versions = [info.version for info in self._infos() if info.name == name]
-            return 200, v2.model_metadata(name, versions, deployment.kind, deployment.signature), b"application/json"
+            kind, signature = deployment.kind, deployment.signature
+            return 200, v2_metadata.model_metadata(name, self._labels(name), kind, signature), b"application/json"
+
+    async def _v2_config(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
+        async with self._loaded(name, version) as deployment:
+            kind, signature, most = deployment.kind, deployment.signature, self._settings.max_rows
+            body = v2_metadata.model_config(name, self._labels(name), kind, signature, most)
+            return 200, body, b"application/json"
+
+    def _labels(self, name: str) -> list[str]:
+        """The versions of a model that are loaded."""
+        return [info.version for info in self._infos() if info.name == name]
 
     async def _native_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
@@ -287,6 +350,27 @@ class Waiter:
             self.future.set_result(None)
 
 
+class Held:
+    """An answer that is looked at before it goes out."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        self.messages.append(message)
+        self.status = message.get("status", self.status)
+
+
+def _replayed(body: bytes) -> Receive:
+    """An ASGI receive of a body that was read already."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
 async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """One whole answer."""
     await send(
@@ -315,52 +399,35 @@ def quote_path(path: str) -> str:
     return quote(path, safe="/:@!$&'()*+,;=-._~")
 
 
-def _prediction(parts: list[str]) -> tuple[str, str, str | None] | None:
-    """(protocol, model, version) of a prediction path; the model is "" for the default one."""
-    match parts:
-        case ["predict"]:
-            return "native", "", None
-        case ["models", name, "predict"]:
-            return "native", name, None
-        case ["models", name, "versions", version, "predict"]:
-            return "native", name, version
-        case ["v2", "models", name, "infer"]:
-            return "v2", name, None
-        case ["v2", "models", name, "versions", version, "infer"]:
-            return "v2", name, version
-    return None
-
-
 def _allow(method: str, allowed: str) -> None:
     if method != allowed:
         shown = "GET, HEAD" if allowed == "GET" else allowed
         raise MethodNotAllowed(f"this path takes {shown}, not {method}", allow=shown)
 
 
-def _check_coding(scope: Scope) -> None:
-    coding = _header(scope, b"content-encoding")
-    if coding is not None and coding.strip().lower() != "identity":
-        raise UnsupportedMediaType(f"content-encoding {coding!r:.60} is not read here; send the body uncompressed")
-    if _header(scope, b"inference-header-content-length") is not None:
-        raise InvalidInput("binary tensor bodies are not read here; send the tensors as JSON")
+async def _unpacked(body: bytes, coding: str, limit: int) -> bytes:
+    if len(body) > OFF_LOOP_BODY_BYTES:
+        return await asyncio.to_thread(unpacked, body, coding, limit)
+    return unpacked(body, coding, limit)
 
 
-async def _decoded(scope: Scope, endpoint: Endpoint, body: bytes, request_id: str) -> InferRequest:
-    content_type = _header(scope, b"content-type")
-    decode = partial(
-        endpoint.decode,
-        body,
-        request_id,
-        content_type=content_type,
+def _envelope(scope: Scope) -> Envelope:
+    return Envelope(
+        content_type=_header(scope, b"content-type"),
         accept=_header(scope, b"accept"),
         timeout=_header(scope, b"timeout"),
+        header_length=_header(scope, HEADER_LENGTH),
     )
-    return await asyncio.to_thread(decode) if _is_long_work(content_type, len(body)) else decode()
+
+
+async def _decoded(endpoint: Endpoint, body: bytes, request_id: str, envelope: Envelope) -> InferRequest:
+    decode = partial(endpoint.decode, body, request_id, envelope)
+    return await asyncio.to_thread(decode) if _is_long_work(envelope.content_type, len(body)) else decode()
 
 
 def _is_long_work(content_type: str | None, size: int) -> bool:
     """Whether decoding a body would hold the loop: a large one, or one that first imports pyarrow."""
-    if content_type is None or "json" in content_type or "csv" in content_type:
+    if content_type is None or any(kind in content_type for kind in ("json", "csv", "octet-stream")):
         return size > OFF_LOOP_BODY_BYTES * (1 if content_type is not None and "csv" in content_type else 8)
     return True
 

@@ -80,8 +80,20 @@ ROUTES: Final[tuple[tuple[frozenset[str], str, Scope | None], ...]] = (
     (_LOOK, "/api/models/{}/diff", "read"),
     (_LOOK, "/api/generations/{}", "read"),
     (_LOOK, "/v2", "read"),
+    (_LOOK, "/v2/models", "read"),
     (_LOOK, "/v2/models/{}", "read"),
     (_LOOK, "/v2/models/{}/versions/{}", "read"),
+    (_LOOK, "/v2/models/{}/config", "read"),
+    (_LOOK, "/v2/models/{}/versions/{}/config", "read"),
+    (_LOOK, "/v2/models/{}/stats", "read"),
+    (_LOOK, "/v2/models/{}/versions/{}/stats", "read"),
+    (_LOOK, "/v2/docs", "read"),
+    (_LOOK, "/v2/docs/dataplane.json", "read"),
+    (_LOOK, "/v2/models/{}/docs", "read"),
+    (_LOOK, "/v2/models/{}/docs/dataplane.json", "read"),
+    (_LOOK, "/v2/models/{}/versions/{}/docs", "read"),
+    (_LOOK, "/v2/models/{}/versions/{}/docs/dataplane.json", "read"),
+    (_POST, "/v2/repository/index", "read"),
     # changes of what is stored and of what is live
     (_POST, "/api/models/{}/versions", "admin"),
     (frozenset({"POST", "DELETE"}), "/api/models/{}/versions/{}/retire", "admin"),
@@ -90,6 +102,8 @@ ROUTES: Final[tuple[tuple[frozenset[str], str, Scope | None], ...]] = (
     (frozenset({"PUT"}), "/api/models/{}/traffic", "admin"),
     (frozenset({"PUT", "DELETE"}), "/api/models/{}/aliases/{}", "admin"),
     (_POST, "/api/gc", "admin"),
+    (_POST, "/v2/repository/models/{}/load", "admin"),
+    (_POST, "/v2/repository/models/{}/unload", "admin"),
 )
 
 

@@ -14,11 +14,14 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from lagar.errors import HeadersTooLarge, InvalidInput, PayloadTooLarge, RequestError
+from lagar.protocols.base import PLAIN, Envelope
 
 MAX_TARGET_BYTES = 8 * 1024
 MAX_HEADERS = 100
 UPLOAD_PATH = "/api/models/[^/]+/versions/?"
 """Where versions are pushed to; their bodies go to disk as they come, so they may be larger than any other."""
+HEADER_LENGTH = b"inference-header-content-length"
+_TOLD = frozenset({b"timeout", HEADER_LENGTH})
 _REMEMBERED = 2048
 _REMEMBERED_BYTES = 2048
 _TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/+=@-")
@@ -28,8 +31,8 @@ class Head:
     """One request head, with everything that decides how its body is read and who answers."""
 
     __slots__ = (
-        "authorization", "chunked", "error", "expect_continue", "headers", "http_10", "keep_alive", "length",
-        "max_body_bytes", "method", "path", "query", "raw_path", "request_id", "route", "timeout",
+        "authorization", "chunked", "envelope", "error", "expect_continue", "headers", "http_10", "keep_alive",
+        "length", "max_body_bytes", "method", "path", "query", "raw_path", "request_id", "route",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,7 +51,8 @@ class Head:
         self.request_id: str | None = None
         """The caller's X-Request-Id, when it is one we can repeat."""
         self.authorization: list[tuple[bytes, bytes]] = []
-        self.timeout: bytes | None = None
+        self.envelope = PLAIN
+        """What an adapter reads of the headers of a hot request, whose body is JSON or of the adapter's own kind."""
         self.route: Any = None
         """The hot route, or None for the ASGI lane."""
         self.error: RequestError | None = None
@@ -139,6 +143,7 @@ class Heads:
             raise HeadersTooLarge(f"the request has {len(head.headers)} headers, the limit is {MAX_HEADERS}")
         lengths: list[bytes] = []
         codings: list[bytes] = []
+        told: dict[bytes, str] = {}
         hosts = 0
         for name, value in head.headers:
             if name == b"content-length":
@@ -158,10 +163,12 @@ class Heads:
                 head.request_id = _repeatable(value)
             elif name in (b"authorization", b"x-api-key"):
                 head.authorization.append((name, value))
-            elif name == b"timeout" and head.timeout is None:
-                head.timeout = value
+            elif name in _TOLD:
+                told.setdefault(name, value.decode("latin-1"))
         if hosts > 1 or (hosts == 0 and not head.http_10):
             raise InvalidInput(f"an HTTP/1.1 request needs one 'host' header, got {hosts}")
+        if told:
+            head.envelope = Envelope(timeout=told.get(b"timeout"), header_length=told.get(HEADER_LENGTH))
         self._read_framing(head, lengths, codings)
 
     def _read_framing(self, head: Head, lengths: list[bytes], codings: list[bytes]) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 from lagar.engine.batcher import Batcher, Call
 from lagar.errors import HeadersTooLarge, InvalidInput, RequestError, RequestTimeout
 from lagar.metrics import Registry
+from lagar.protocols.base import JSON, Encoded
 from lagar.server.exchange import MIN_BODY_BYTES_PER_S, STATUS_LINES, Application, Exchange
 from lagar.server.heads import Head, Heads
 from lagar.server.lane import OFF_LOOP_ROWS
@@ -51,7 +52,7 @@ class HotEndpoint(Protocol):
 
     def open(self, body: bytes, head: Head, request_id: str, sink: Any, received: float) -> Call: ...
 
-    def encode(self, call: Call) -> tuple[bytes, str]: ...
+    def encode(self, call: Call) -> Encoded: ...
 
     def refuse(self, error: BaseException, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]: ...
 
@@ -73,7 +74,8 @@ class State(enum.IntEnum):
     CLOSED = 5
 
 
-_OK_JSON = STATUS_LINES[200] + b"content-type: application/json\r\nx-request-id: "
+_OK = STATUS_LINES[200] + b"content-type: %b\r\nx-request-id: "
+_OK_JSON = _OK % JSON.encode()
 
 
 class HttpServer:
@@ -407,21 +409,22 @@ class Connection(asyncio.Protocol):
         else:
             self._answer(call, partial(self._endpoint.encode, call))
 
-    def _answer(self, call: Call, encoded: Callable[[], tuple[bytes, str]]) -> None:
+    def _answer(self, call: Call, encoded: Callable[[], Encoded]) -> None:
         if self._state is State.CLOSED:
             return
         try:
-            body, _ = encoded()
+            body, media, lines = encoded()
         except Exception as error:
             self._refuse_hot(self._logged(error, "an answer could not be written"))
             return
         server = self.server
         closing = self._eof or server.draining
         self.transport.write(
-            b"%b%b\r\ncontent-length: %d\r\n%b%b%b"
+            b"%b%b\r\n%bcontent-length: %d\r\n%b%b%b"
             % (
-                _OK_JSON,
+                _OK_JSON if media is JSON else _OK % media.encode("ascii"),
                 self._request_id.encode("ascii"),
+                lines,
                 len(body),
                 b"connection: close\r\n" if closing else b"",
                 server.date_line,

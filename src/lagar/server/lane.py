@@ -10,7 +10,7 @@ from typing import Any
 from lagar.engine.batcher import Call, Sink
 from lagar.engine.deployment import Deployment
 from lagar.errors import RequestError
-from lagar.protocols.base import NOT_SHAPED, Adapter, ErrorAnswer, InferRequest
+from lagar.protocols.base import NOT_SHAPED, Adapter, Encoded, Envelope, ErrorAnswer, InferRequest
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.types import Outputs, Rows
@@ -42,9 +42,7 @@ class Endpoint:
     def open(self, body: bytes, head: Head, request_id: str, sink: Sink, received: float) -> Call:
         """The call of a hot request; raises RequestError."""
         self._gate.check_prediction(head.authorization)
-        timeout = head.timeout
-        request = self._adapter.decode(body, request_id, timeout=None if timeout is None else timeout.decode("latin-1"))
-        return self.call(request, sink, received)
+        return self.call(self._adapter.decode(body, request_id, head.envelope), sink, received)
 
     @property
     def retired(self) -> bool:
@@ -59,11 +57,9 @@ class Endpoint:
             return False
         return True
 
-    def decode(
-        self, body: bytes, request_id: str, *, content_type: str | None, accept: str | None, timeout: str | None
-    ) -> InferRequest:
+    def decode(self, body: bytes, request_id: str, envelope: Envelope) -> InferRequest:
         """The decoded request of the ASGI lane; raises RequestError."""
-        return self._adapter.decode(body, request_id, content_type=content_type, accept=accept, timeout=timeout)
+        return self._adapter.decode(body, request_id, envelope)
 
     def call(self, request: InferRequest, sink: Sink, received: float) -> Call:
         """The engine's call of a decoded request."""
@@ -103,8 +99,8 @@ class Endpoint:
 
             call.shape = shape
 
-    def encode(self, call: Call) -> tuple[bytes, str]:
-        """Body and content type of a call that succeeded."""
+    def encode(self, call: Call) -> Encoded:
+        """The answer of a call that succeeded."""
         assert call.result is not None
         return self._adapter.encode(call.request, call.result, NOT_SHAPED if call.shape is None else call.shaped)
 
@@ -118,6 +114,12 @@ class Endpoint:
         deployment.count_answer(self.protocol, status)
         if isinstance(error, RequestError) and (reason := _REASONS.get(error.code)) is not None:
             deployment.count_rejection(reason)
+
+
+def header_pairs(lines: bytes) -> Headers:
+    """The header lines of an adapter as ASGI has them."""
+    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in pairs]
 
 
 def written(answer: ErrorAnswer, request_id: str) -> tuple[int, Headers, bytes]:

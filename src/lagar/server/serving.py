@@ -25,8 +25,7 @@ from lagar.engine.shadow import Shadow
 from lagar.errors import LagarError, LoadFailed, MissingEnvironment
 from lagar.intake import golden
 from lagar.metrics import Registry
-from lagar.protocols import native, v2
-from lagar.protocols.base import Adapter, Limits
+from lagar.protocols.base import Limits
 from lagar.registry import manifest
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.proof import Violation
@@ -34,15 +33,15 @@ from lagar.runtimes import contract, sized
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.server.lane import Endpoint
+from lagar.server.routes import paths_of, wire_of
 from lagar.settings import ServerSettings
 
 log = logging.getLogger("lagar.worker")
 
 _JSON_TYPES = frozenset({b"application/json", b"application/json;charset=utf-8", b"application/json; charset=utf-8"})
 _ANY_JSON = frozenset({b"*/*", b"application/json", b"application/json, text/plain, */*"})
-_COLD_HEADERS = frozenset(
-    {b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"inference-header-content-length"}
-)
+_COLD_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
+_BINARY = b"application/octet-stream"
 
 
 class Loader:
@@ -173,20 +172,24 @@ class Serving:
         self.router = Router((), live, weights, default=settings.default_model)
         self._settings = settings
         self._gate = gate
+        self._cold = frozenset({b"origin"} if settings.cors_origins or settings.cors_origin_regex else ()) | frozenset(
+            {b"accept-encoding"} if settings.compress_answers_bytes else ()
+        )
+        """Headers that only the ASGI lane follows, where a setting says that they are followed at all."""
         self._endpoints: dict[Deployment, dict[str, Endpoint]] = {}
         self._hot: dict[bytes, Route] = {}
         self._hot_of: dict[str, list[bytes]] = {}
         known = {} if before is None else before._endpoints
         for deployment in deployments:
             self.router.add(deployment)
-            self._endpoints[deployment] = known.get(deployment) or self._adapted(deployment)
+            self._endpoints[deployment] = known.get(deployment, {})
         for name in {deployment.name for deployment in self.router.deployments}:
             self._find_hot_paths(name)
 
     def add(self, deployment: Deployment) -> None:
         """A version that was loaded since."""
         self.router.add(deployment)
-        self._endpoints[deployment] = self._adapted(deployment)
+        self._endpoints[deployment] = {}
         self._find_hot_paths(deployment.name)
 
     def remove(self, deployment: Deployment) -> None:
@@ -196,7 +199,15 @@ class Serving:
         self._find_hot_paths(deployment.name)
 
     def endpoint(self, deployment: Deployment, protocol: str) -> Endpoint:
-        return self._endpoints[deployment][protocol]
+        """Where a protocol asks a version; made when it is first asked for: most versions are asked in one protocol."""
+        made = self._endpoints[deployment]
+        endpoint = made.get(protocol)
+        if endpoint is None:
+            adapter = wire_of(protocol).adapter(deployment, Limits(max_rows=self._settings.max_rows))
+            timeout_s = self._settings.request_timeout_s
+            endpoint = Endpoint(deployment, adapter, protocol, gate=self._gate, request_timeout_s=timeout_s)
+            made[protocol] = endpoint
+        return endpoint
 
     def hot_route(self, head: Head) -> Route | None:
         """The way of a request that may take the fast lane, None for the ASGI lane."""
@@ -205,28 +216,22 @@ class Serving:
             return None
         if head.chunked or head.length == 0:
             return None
+        binary = head.envelope.header_length is not None
+        if binary and not route.binary:
+            return None
         for name, value in head.headers:
             if name in _COLD_HEADERS:
                 return None
-            if name == b"content-type" and value.lower() not in _JSON_TYPES:
+            if name == b"content-type" and value.lower() not in _JSON_TYPES and not (binary and value == _BINARY):
                 return None
             if name == b"accept" and value.lower() not in _ANY_JSON:
                 return None
             if name == b"connection" and value.lower() != b"keep-alive":
                 return None
+            if name in self._cold:
+                return None
+        route.open()
         return route
-
-    def _adapted(self, deployment: Deployment) -> dict[str, Endpoint]:
-        limits = Limits(max_rows=self._settings.max_rows)
-        timeout_s = self._settings.request_timeout_s
-        adapters: dict[str, Adapter] = {
-            "native": native.NativeAdapter(deployment, limits),
-            "v2": v2.V2Adapter(deployment, limits),
-        }
-        return {
-            name: Endpoint(deployment, adapter, name, gate=self._gate, request_timeout_s=timeout_s)
-            for name, adapter in adapters.items()
-        }
 
     def _find_hot_paths(self, name: str) -> None:
         """Exact path → route for one model, with and without the proxy's prefix."""
@@ -245,33 +250,40 @@ class Serving:
     def _routes(self, name: str) -> dict[str, Route]:
         routes: dict[str, Route] = {}
         for deployment in self.router.versions(name):
-            endpoints, version = self._endpoints[deployment], deployment.version
-            routes[f"/models/{name}/versions/{version}/predict"] = Route(self, endpoints["native"])
-            routes[f"/v2/models/{name}/versions/{version}/infer"] = Route(self, endpoints["v2"])
+            for protocol, path in paths_of(name, deployment.version):
+                routes[path] = Route(self, deployment, protocol)
         shares = [self.router.get(name, version) for version in self.router.answering(name)]
         if not shares or shares[0] is None or None in shares:
             return routes  # not live, or a version that has a share of the traffic must be loaded first
-        split, endpoints = len(shares) > 1, self._endpoints[shares[0]]
-        routes[f"/models/{name}/predict"] = Route(self, endpoints["native"], split=split)
-        routes[f"/v2/models/{name}/infer"] = Route(self, endpoints["v2"], split=split)
-        if name == self.router.default:
-            routes["/predict"] = Route(self, endpoints["native"], split=split)
+        split = len(shares) > 1
+        for protocol, path in paths_of(name, default=name == self.router.default):
+            routes[path] = Route(self, shares[0], protocol, split=split)
         return routes
 
 
 class Route:
     """A hot path: one endpoint, or one of several by weight."""
 
-    __slots__ = ("_endpoint", "_serving", "_split")
+    __slots__ = ("_deployment", "_endpoint", "_protocol", "_serving", "_split", "binary")
 
-    def __init__(self, serving: Serving, endpoint: Endpoint, *, split: bool = False) -> None:
+    def __init__(self, serving: Serving, deployment: Deployment, protocol: str, *, split: bool = False) -> None:
         self._serving = serving
-        self._endpoint = endpoint
+        self._deployment = deployment
+        self._protocol = protocol
         self._split = split
+        self._endpoint: Endpoint | None = None
+        self.binary = wire_of(protocol).binary
+        """Its bodies may have tensors behind the JSON."""
+
+    def open(self) -> None:
+        """Have the endpoint ready: called once for each head, before `pick`."""
+        if self._endpoint is None:
+            self._endpoint = self._serving.endpoint(self._deployment, self._protocol)
 
     def pick(self) -> Endpoint:
         """The endpoint that answers this request."""
-        if not self._split:
-            return self._endpoint
-        deployment = self._serving.router.resolve(self._endpoint.deployment.name)
-        return self._serving.endpoint(deployment, self._endpoint.protocol)
+        if self._split:
+            deployment = self._serving.router.resolve(self._deployment.name)
+            return self._serving.endpoint(deployment, self._protocol)
+        assert self._endpoint is not None
+        return self._endpoint

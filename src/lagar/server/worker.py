@@ -115,8 +115,7 @@ class Worker:
             ControlProxy(boot.control_socket, Proxies(settings.trusted_proxies)),
             self.infos,
             self.demand,
-            root_path=settings.root_path,
-            request_timeout_s=settings.request_timeout_s,
+            settings=settings,
         )
         self._heads = Heads(
             lambda head: self.serving.hot_route(head),

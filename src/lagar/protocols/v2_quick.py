@@ -1,0 +1,380 @@
+"""The quick ways from a V2 body to rows: they only ever say "certainly good", every other body is read exactly.
+
+One numeric matrix: typed decoders for small bodies, simdjson's number buffer for large ones. One input per field: the
+same decoder for all of them, so that 39 inputs cost little more than one. Tensors behind the JSON: a typed decoder for
+the JSON. A key that is there twice is found by counting colons, which strings can only add to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lagar.errors import InvalidInput
+from lagar.protocols import blobs, json_body
+from lagar.protocols.base import Limits
+from lagar.protocols.columns import EXACT, SHORT, Plan
+from lagar.protocols.tensors import (
+    DATATYPES,
+    FLOAT_LIMITS,
+    INTEGER_RANGES,
+    Tensor,
+    TensorPlan,
+    is_surely_good,
+)
+from lagar.protocols.v2_request import MAX_ID, Asked
+from lagar.registry.signature import Signature
+from lagar.types import Rows
+
+_BUFFER_FROM_BYTES: Final = 1536
+"""From here on simdjson's number buffer beats a list of Python floats."""
+_COLUMN_BUFFER_FROM_BYTES: Final = 512
+"""The same per input, where there are several: each is looked up by itself."""
+_LOOK_BYTES: Final = 4096
+"""So much of a body tells whether it has several short inputs."""
+
+
+class _Flat(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float]
+
+
+class _Nested(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[list[float]]
+
+
+class _Mixed(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+
+
+class _FlatRequest(msgspec.Struct):
+    inputs: list[_Flat]
+    id: str | None = None
+
+
+class _NestedRequest(msgspec.Struct):
+    inputs: list[_Nested]
+    id: str | None = None
+
+
+class _MixedRequest(msgspec.Struct):
+    inputs: list[_Mixed]
+    id: str | None = None
+
+
+class _Size(msgspec.Struct, forbid_unknown_fields=True):
+    binary_data_size: int
+
+
+class _Blob(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: _Size
+
+
+class _Binary(msgspec.Struct, forbid_unknown_fields=True):
+    binary_data: bool
+
+
+class _Output(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    parameters: _Binary | None = None
+
+
+class _BinaryOutput(msgspec.Struct, forbid_unknown_fields=True):
+    binary_data_output: bool
+
+
+class _BlobRequest(msgspec.Struct, forbid_unknown_fields=True):
+    inputs: list[_Blob]
+    id: str | None = None
+    outputs: list[_Output] | None = None
+    parameters: _BinaryOutput | None = None
+
+
+_flat = msgspec.json.Decoder(_FlatRequest)
+_nested = msgspec.json.Decoder(_NestedRequest)
+_mixed = msgspec.json.Decoder(_MixedRequest)
+_blob = msgspec.json.Decoder(_BlobRequest)
+
+
+class _Numbers(msgspec.Struct, gc=False):
+    """What simdjson has found, its keys and brackets to be counted in the text."""
+
+    datatypes: str | list[str]
+    values: NDArray[np.float64]
+    """By row and field; with several datatypes by field and row."""
+    id: str | None
+    keys: int
+    brackets: int
+
+
+Found = tuple[Rows, str | None]
+"""The rows, and the id that the caller gave."""
+
+
+class Quick:
+    """The quick ways into one model that has no preprocess."""
+
+    __slots__ = ("_known", "_limits", "_matrix", "_names", "_places", "_plan", "_tensors", "_width")
+
+    def __init__(self, signature: Signature, plan: Plan, tensors: TensorPlan, limits: Limits) -> None:
+        self._plan = plan
+        self._tensors = tensors
+        self._limits = limits
+        self._width = signature.width
+        self._names = list(signature.names)
+        self._places = {name: place for place, name in enumerate(self._names)}
+        self._matrix = signature.layout == "matrix"
+        self._known = frozenset(output.name for output in signature.outputs)
+
+    def read(self, body: bytes) -> Found | None:
+        """The rows of a JSON body."""
+        try:
+            if not self._matrix:
+                return self._mixed_columns(body)
+            if len(body) < _BUFFER_FROM_BYTES:
+                return self._small(body)
+            inputs = body.count(b'"datatype"', 0, _LOOK_BYTES)
+            if inputs > 1 and min(len(body), _LOOK_BYTES) < inputs * _COLUMN_BUFFER_FROM_BYTES:
+                request = _flat.decode(body)
+                return self._columns(request.inputs, request.id, body)
+            return self._large(body)
+        except json_body.PARSE_ERRORS:
+            return None
+
+    # One matrix.
+
+    def _small(self, body: bytes) -> Found | None:
+        tensors: Sequence[_Flat | _Nested]
+        if b"[[" in body:
+            nested = _nested.decode(body)
+            tensors, given_id = nested.inputs, nested.id
+        else:
+            flat = _flat.decode(body)
+            tensors, given_id = flat.inputs, flat.id
+        if len(tensors) > 1:
+            return None if b"[[" in body else self._columns(flat.inputs, given_id, body)
+        if not tensors or body.count(b":") != (5 if given_id is None else 6):
+            return None
+        tensor = tensors[0]
+        shape = tensor.shape
+        if len(shape) != 2:
+            return None
+        n, width = shape
+        data: Any = tensor.data
+        exact = False
+        if isinstance(tensor, _Nested):
+            if len(data) != n or n == 0 or set(map(len, data)) != {width}:
+                return None
+            matrix = np.array(data)
+        else:
+            if len(data) != n * width or n <= 0:
+                return None
+            matrix = np.array(data).reshape(n, width)
+            exact = len(data) <= SHORT and sum(map(abs, data)) < EXACT
+        return self._found(matrix, tensor.datatype, given_id, exact=exact)
+
+    def _large(self, body: bytes) -> Found | None:
+        found = json_body.read_numbers(body, self._read_document)
+        if found is None or body.count(b":") != found.keys or body.count(b"[") != found.brackets:
+            return None
+        if isinstance(found.datatypes, str):
+            return self._found(found.values, found.datatypes, found.id)
+        return self._placed(found.values, found.datatypes, found.id)
+
+    def _read_document(self, document: Any) -> _Numbers | None:
+        return _read_tensor(document) if len(document["inputs"]) == 1 else self._read_columns(document)
+
+    def _found(
+        self, matrix: NDArray[np.float64], datatype: str, given_id: str | None, *, exact: bool = False
+    ) -> Found | None:
+        n, width = matrix.shape
+        if n > self._limits.max_rows or width == 0 or (self._width is not None and width != self._width):
+            return None
+        if not _holds(datatype, matrix) or (given_id is not None and len(given_id) > MAX_ID):
+            return None
+        rows = self._plan.from_matrix(matrix, exact=exact)
+        return None if rows is None else (rows, given_id)
+
+    # One input per field.
+
+    def _columns(self, tensors: Sequence[_Flat], given_id: str | None, body: bytes) -> Found | None:
+        width = len(tensors)
+        if width != self._width or body.count(b":") != 4 * width + (1 if given_id is None else 2):
+            return None
+        if [tensor.name for tensor in tensors] != self._names:
+            placed = {tensor.name: tensor for tensor in tensors}
+            if placed.keys() != self._places.keys():
+                return None
+            tensors = [placed[name] for name in self._names]
+        n = len(tensors[0].data)
+        shapes = ([n], [n, 1])
+        if n == 0 or any(len(tensor.data) != n or tensor.shape not in shapes for tensor in tensors):
+            return None
+        flat = list(chain.from_iterable([tensor.data for tensor in tensors]))
+        matrix = np.array(flat).reshape(width, n)
+        exact = len(flat) <= SHORT and sum(map(abs, flat)) < EXACT
+        return self._placed(matrix, [tensor.datatype for tensor in tensors], given_id, exact=exact)
+
+    def _read_columns(self, document: Any) -> _Numbers | None:
+        """The numbers of one input per field; the brackets show that no data was nested."""
+        keys = len(document)
+        given_id = document["id"] if keys == 2 else None
+        inputs = document["inputs"]
+        width = len(inputs)
+        if keys > 2 or width != self._width or not (given_id is None or isinstance(given_id, str)):
+            return None
+        matrix = np.empty((0, 0))
+        datatypes = [""] * width
+        for tensor in inputs:
+            place = self._places[tensor["name"]]
+            values = np.frombuffer(tensor["data"].as_buffer(of_type="d"))
+            if not matrix.size:
+                matrix = np.empty((width, values.size))
+            n = matrix.shape[1]
+            shape, datatype = tensor["shape"].as_list(), tensor["datatype"]
+            if n == 0 or values.size != n or len(tensor) != 4 or shape not in ([n], [n, 1]):
+                return None
+            if any(type(size) is not int for size in shape):
+                return None
+            if datatypes[place] or not isinstance(datatype, str):
+                return None
+            matrix[place] = values
+            datatypes[place] = datatype
+        return _Numbers(datatypes, matrix, given_id, keys + 4 * width, 2 * width + 1)
+
+    def _placed(
+        self, matrix: NDArray[np.float64], datatypes: Sequence[str], given_id: str | None, *, exact: bool = False
+    ) -> Found | None:
+        """Rows of values by field and row."""
+        if matrix.shape[1] > self._limits.max_rows or (given_id is not None and len(given_id) > MAX_ID):
+            return None
+        kinds = set(datatypes)
+        if len(kinds) == 1:
+            if not _holds(kinds.pop(), matrix):
+                return None
+        elif not all(map(_holds, datatypes, matrix)):
+            return None
+        rows = self._plan.from_matrix(np.ascontiguousarray(matrix.T), exact=exact)
+        return None if rows is None else (rows, given_id)
+
+    def _mixed_columns(self, body: bytes) -> Found | None:
+        request = _mixed.decode(body)
+        tensors, given_id = request.inputs, request.id
+        width = len(tensors)
+        if not width or width != self._width or body.count(b":") != 4 * width + (1 if given_id is None else 2):
+            return None
+        n = len(tensors[0].data)
+        shapes = ([n], [n, 1])
+        if n == 0 or n > self._limits.max_rows or (given_id is not None and len(given_id) > MAX_ID):
+            return None
+        columns: dict[str, list[Any]] = {}
+        for tensor in tensors:
+            data = tensor.data
+            if len(data) != n or tensor.shape not in shapes or tensor.datatype not in DATATYPES:
+                return None
+            if not is_surely_good(tensor.datatype, data):
+                return None
+            columns[self._names[0] if width == 1 else tensor.name] = data
+        if columns.keys() != self._places.keys():
+            return None
+        return self._plan.from_columns(columns, n), given_id
+
+    # Tensors behind the JSON.
+
+    def read_binary(self, text: bytes, blob: memoryview) -> tuple[Rows, str | None, tuple[Asked, ...], bool] | None:
+        """(rows, id, outputs, whether outputs stand behind the JSON) of a request whose inputs all do."""
+        try:
+            request = _blob.decode(text)
+        except json_body.PARSE_ERRORS:
+            return None
+        inputs, given_id = request.inputs, request.id
+        binary = request.parameters is not None and request.parameters.binary_data_output
+        keys = 1 + 5 * len(inputs) + (given_id is not None) + 2 * (request.parameters is not None)
+        asked: dict[str, Asked] = {}
+        if request.outputs is not None:
+            keys += 1
+            for output in request.outputs:
+                own = output.parameters
+                keys += 1 if own is None else 3
+                asked.setdefault(output.name, Asked(output.name, binary if own is None else own.binary_data))
+        if text.count(b":") != keys or not self._known.issuperset(asked) or len(given_id or "") > MAX_ID:
+            return None
+        tensors = self._blobs(inputs, blob)
+        if tensors is None:
+            return None
+        _, rows, _ = self._tensors.decode(tensors)
+        return None if rows is None else (rows, given_id, tuple(asked.values()), binary)
+
+    def _blobs(self, inputs: Sequence[_Blob], blob: memoryview) -> list[Tensor] | None:
+        if sum(tensor.parameters.binary_data_size for tensor in inputs) != len(blob):
+            return None
+        tensors: list[Tensor] = []
+        place = 0
+        for tensor in inputs:
+            shape, size = tensor.shape, tensor.parameters.binary_data_size
+            good = shape and min(shape) >= 0 and shape[0] <= self._limits.max_rows and size >= 0
+            if not good or tensor.datatype not in DATATYPES:
+                return None
+            try:
+                values = blobs.read(tensor.name, tensor.datatype, shape, blob[place : place + size])
+            except InvalidInput:
+                return None  # said again, in its order among the other mistakes
+            tensors.append(Tensor(tensor.name, tensor.datatype, shape, values))
+            place += size
+        return tensors
+
+
+def _holds(datatype: str, values: NDArray[np.float64]) -> bool:
+    """Whether a datatype certainly holds numbers; those of 2^53 and more are looked at elsewhere."""
+    if datatype in INTEGER_RANGES:
+        low, high = INTEGER_RANGES[datatype]
+        return bool(values.min() >= low and values.max() <= high and (values == np.trunc(values)).all())
+    if datatype == "FP16":
+        return bool(values.max() <= FLOAT_LIMITS["FP16"] and values.min() >= -FLOAT_LIMITS["FP16"])
+    return datatype in FLOAT_LIMITS
+
+
+def _read_tensor(document: Any) -> _Numbers | None:
+    """The numbers of a body with one [n,width] tensor.
+
+    as_buffer flattens whatever it is given: the caller compares `brackets` with the body, which leaves no room for
+    deeper lists, and the rows are measured here.
+    """
+    keys = len(document)
+    given_id = document["id"] if keys == 2 else None
+    inputs = document["inputs"]
+    if keys > 2 or len(inputs) != 1 or not (given_id is None or isinstance(given_id, str)):
+        return None
+    tensor = inputs[0]
+    shape = tensor["shape"].as_list()
+    datatype, data = tensor["datatype"], tensor["data"]
+    if len(tensor) != 4 or len(shape) != 2 or not isinstance(tensor["name"], str) or not isinstance(datatype, str):
+        return None
+    n, width = shape
+    if type(n) is not int or type(width) is not int or n <= 0 or width <= 0:
+        return None
+    flat = np.frombuffer(data.as_buffer(of_type="d"))
+    if flat.size != n * width:
+        return None
+    brackets = 3
+    if not (len(data) == n * width and not hasattr(data[0], "as_list")):
+        if len(data) != n or set(map(len, data)) != {width}:
+            return None
+        brackets += n
+    return _Numbers(datatype, flat.reshape(n, width), given_id, keys + 4, brackets)
