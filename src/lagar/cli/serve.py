@@ -112,6 +112,9 @@ def serve(
         bool | None,
         typer.Option("--fast-lane/--no-fast-lane", help="Answer plain predictions without the web framework [on]."),
     ] = None,
+    compress_answers_bytes: Annotated[
+        int | None, typer.Option(help="Size from which answers are compressed for clients that accept it [0: never].")
+    ] = None,
     max_body_bytes: Annotated[int | None, typer.Option(help="Largest request body [64 MiB].")] = None,
     max_upload_bytes: Annotated[int | None, typer.Option(help="Largest version pushed over HTTP [4 GiB].")] = None,
     max_header_bytes: Annotated[int | None, typer.Option(help="Largest request line and headers [32 KiB].")] = None,
@@ -133,6 +136,24 @@ def serve(
     drain_timeout_s: Annotated[
         float | None, typer.Option(help="After SIGTERM or Ctrl-C, time to answer what was accepted [30].")
     ] = None,
+    cors_origins: Annotated[
+        list[str] | None, typer.Option(help="Site whose pages may read answers, or *; may be repeated.")
+    ] = None,
+    cors_origin_regex: Annotated[str | None, typer.Option(help="The same as a regular expression.")] = None,
+    cors_methods: Annotated[
+        list[str] | None, typer.Option(help="What such pages may ask; may be repeated [GET, HEAD, POST].")
+    ] = None,
+    cors_headers: Annotated[
+        list[str] | None, typer.Option(help="Header that such pages may send; may be repeated [any].")
+    ] = None,
+    cors_expose: Annotated[
+        list[str] | None, typer.Option(help="Header that such pages may read; may be repeated.")
+    ] = None,
+    cors_credentials: Annotated[
+        bool | None,
+        typer.Option("--cors-credentials", help="Let such pages send what the browser keeps for this server."),
+    ] = None,
+    cors_max_age_s: Annotated[int | None, typer.Option(help="Time a browser remembers this [600].")] = None,
 ) -> int:
     """Serve model files over HTTP: predictions, forms, documentation and metrics on one port.
 
