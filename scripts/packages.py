@@ -14,6 +14,7 @@ PACKAGES = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "wrk": "wrk",
+    "h2load": "nghttp2-client",
     "curl": "curl",
     "pg_lsclusters": "postgresql",  # whose own programs are kept off the path
 }

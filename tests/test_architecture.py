@@ -55,6 +55,7 @@ ONLY_IN = {
     "rich": {"cli"},
     "httpx": {"client"},
     "python_multipart": {"control"},
+    "hpack": {"server"},
 }
 """Library → the packages that may import it."""
 MAX_MODULE_LINES = 800
@@ -279,7 +280,17 @@ def test_the_help_of_the_command_line_loads_little() -> None:
 
 def test_a_worker_loads_no_web_framework_no_sql_and_no_model_library() -> None:
     loaded = {top(module) for module in loaded_by("import lagar.server.worker")}
-    unwanted = {"fastapi", "starlette", "sqlalchemy", "alembic", "pyarrow", "jinja2", "prometheus_client", "typer"}
+    unwanted = {
+        "fastapi",
+        "starlette",
+        "sqlalchemy",
+        "alembic",
+        "pyarrow",
+        "jinja2",
+        "prometheus_client",
+        "typer",
+        "hpack",
+    }
     assert not loaded & (unwanted | MODEL_LIBRARIES | {"scipy"})
 
 

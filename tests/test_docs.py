@@ -116,6 +116,9 @@ class Run:
         if port in self._servers:
             self._stop(port)
         self._ports[port] = _free_port()
+        for other in re.findall(r"--grpc-port[ =](\d+)", command):
+            self._ports[other] = _free_port()
+            command = command.replace(f"--grpc-port {other}", f"--grpc-port {self._ports[other]}")
         without = re.sub(r"\s--port[ =]\d+", "", command.rstrip(" &"))
         log = self._scratch / f"server-{port}.log"
         with log.open("wb") as out:

@@ -27,6 +27,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8080
     """0 takes any free port; the ready line says which."""
+    grpc_port: int | None = None
+    """Where V2 gRPC is answered, on the same host; none: nowhere; 0 takes any free port."""
     workers: int | str = 0
     """0: as many as the cgroup quota gives cores; "MIN:MAX": more while requests wait."""
     workers_idle_s: float = 60.0
@@ -313,7 +315,7 @@ def _from_text(name: str, text: str) -> Any:
     if name == "workers" and stripped.isdecimal():
         return int(stripped)
     try:
-        if kind is int and name != "max_memory":
+        if name == "grpc_port" or (kind is int and name != "max_memory"):
             return int(stripped)
         if kind is float:
             return float(stripped)
@@ -376,7 +378,7 @@ def _wanted(name: str) -> str:
         return "a whole number, or MIN:MAX"
     if name == "max_memory":
         return "a size like 2GB or 500MiB"
-    if kind is int:
+    if kind is int or name == "grpc_port":
         return "a whole number"
     if kind is float:
         return "a number"
@@ -405,6 +407,10 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
         refuse("host", "must be a host name or an address")
     if not 0 <= server.port <= 65535:
         refuse("port", "must be between 0 (any free port) and 65535")
+    if server.grpc_port is not None and not 0 <= server.grpc_port <= 65535:
+        refuse("grpc_port", "must be between 0 (any free port) and 65535")
+    if server.grpc_port and server.grpc_port == server.port:
+        refuse("grpc_port", "must not be that of HTTP")
     workers = worker_range(server.workers)
     if workers is None or (isinstance(server.workers, str) and not 1 <= workers[0] <= workers[1]):
         refuse("workers", "must be a number, or MIN:MAX like 2:8 with MIN at least 1 and MAX not below it")

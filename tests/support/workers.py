@@ -69,7 +69,7 @@ class WorkerThread:
         self.worker.app.state = ServerState(ready=True)
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        await self.worker.listen(listener)
+        await self.worker.listen({"http": listener})
         self._ready.set()
         await self._end.wait()
         await self.worker.drain()

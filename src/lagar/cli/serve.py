@@ -31,6 +31,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on [8080]; 0 takes any free one, the ready line says which.")
     ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port for V2 gRPC [none]; 0 takes any free one, the ready line says which.")
+    ] = None,
     workers: Annotated[
         str | None,
         typer.Option(

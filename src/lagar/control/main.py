@@ -59,8 +59,8 @@ KEYS_INTERVAL_S = 1.0
 
 
 def main() -> None:
-    channel, listener = begin_child()
-    with listener:
+    channel, listeners = begin_child()
+    with listeners["control"] as listener:
         sys.exit(asyncio.run(serve_control(channel, listener)))
 
 

@@ -160,7 +160,7 @@ class Heads:
                 options = {option.strip() for option in value.lower().split(b",")}
                 head.keep_alive = b"close" not in options and (not head.http_10 or b"keep-alive" in options)
             elif name == b"x-request-id":
-                head.request_id = _repeatable(value)
+                head.request_id = repeatable(value)
             elif name in (b"authorization", b"x-api-key"):
                 head.authorization.append((name, value))
             elif name in _TOLD:
@@ -218,7 +218,7 @@ class _Collector:
         self.headers.append((name.lower(), value))
 
 
-def _repeatable(value: bytes) -> str | None:
+def repeatable(value: bytes) -> str | None:
     """A caller's request id, if it is short and harmless in a log and in a header."""
     if 0 < len(value) <= 128 and _TOKEN.issuperset(value):
         return value.decode("ascii")

@@ -15,7 +15,7 @@ from lagar.registry.home import open_home
 from lagar.registry.model import Asked, ModelInfo
 from lagar.server import limits
 from lagar.server.hosts import Hosts
-from lagar.server.sockets import Listeners, open_listeners, open_unix_listener
+from lagar.server.sockets import Ports, open_ports, open_unix_listener
 from lagar.server.supervisor import Folders, Supervisor
 from lagar.settings import LoadedSettings, ServerSettings, child_environment, no_colour, worker_range
 
@@ -39,7 +39,8 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
     log = open_log(settings.log_format, settings.log_level, no_colour=no_colour(), process="supervisor")
     allow_open_files(settings.max_connections + SPARE_FILES)
     environment = child_environment(limits.thread_variables(threads) | {"PYTHONUNBUFFERED": "1"})
-    listeners = open_listeners(settings.host, settings.port, workers)
+    asked_ports = {"http": settings.port} | ({} if settings.grpc_port is None else {"grpc": settings.grpc_port})
+    ports = open_ports(settings.host, asked_ports, workers)
     try:
         with home.run_folder() as run_folder:
             folders = Folders(
@@ -52,20 +53,20 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
                     asked=asked,
                     cores=max(1, int(available)),
                     folders=folders,
-                    listeners=listeners,
+                    ports=ports,
                     control_listener=control_listener,
                     threads=threads,
                     environment=environment,
                     log=log,
-                    announce=lambda models: write_ready_line(settings, listeners, models),
-                    url=server_url(settings, listeners.port),
+                    announce=lambda models: write_ready_line(settings, ports, models),
+                    url=server_url(settings, ports.numbers["http"]),
                     memory_bytes=settings.max_memory or limits.memory_bytes() * 3 // 4,
                     most_workers=most_workers,
                 )
                 hosts = Hosts(run_folder, environment, settings.host_idle_s, log)
                 return asyncio.run(_run(supervisor, hosts))
     finally:
-        listeners.close()
+        ports.close()
 
 
 async def _run(supervisor: Supervisor, hosts: Hosts) -> int:
@@ -121,18 +122,22 @@ def server_url(settings: ServerSettings, port: int) -> str:
     return f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def write_ready_line(settings: ServerSettings, listeners: Listeners, models: tuple[ModelInfo, ...]) -> None:
+def write_ready_line(settings: ServerSettings, ports: Ports, models: tuple[ModelInfo, ...]) -> None:
     """The last line of the start, on stderr: what is served, and where."""
-    url, names = server_url(settings, listeners.port), [f"{model.name}@{model.version}" for model in models]
-    workers = len(listeners.sockets)
+    port, workers = ports.numbers["http"], len(ports.sockets)
+    url, names = server_url(settings, port), [f"{model.name}@{model.version}" for model in models]
     _, most = worker_range(settings.workers) or (0, 0)
     more = {"max_workers": most} if most > workers else {}
+    grpc = "" if "grpc" not in ports.numbers else server_url(settings, ports.numbers["grpc"]).partition("://")[2]
     if settings.log_format == "json":
         line = msgspec.json.encode(
-            {"event": "ready", "url": url, "port": listeners.port, "models": names, "workers": workers} | more
+            {"event": "ready", "url": url, "port": port, "models": names, "workers": workers}
+            | more
+            | ({"grpc": grpc} if grpc else {})
         ).decode()
     else:
         more_words = f" (up to {most})" if more else ""
-        line = f"lagar: ready at {url}  models: {' '.join(names) or 'none'}  workers: {workers}{more_words}"
+        grpc_words = f"  grpc: {grpc}" if grpc else ""
+        line = f"lagar: ready at {url}{grpc_words}  models: {' '.join(names) or 'none'}  workers: {workers}{more_words}"
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

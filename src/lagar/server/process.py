@@ -1,7 +1,7 @@
 """A child process of the server: how it is started, what it promises, how its end is noticed.
 
-A child gets two inherited sockets, `--channel-fd N --socket-fd N`: its end of the channel to the supervisor and the
-socket it is to serve. It never outlives the supervisor.
+A child inherits sockets, `--channel-fd N --socket NAME=N …`: its end of the channel to the supervisor and those that
+it is to serve. It never outlives the supervisor.
 """
 
 from __future__ import annotations
@@ -127,17 +127,20 @@ class Child:
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-async def start_child(name: str, module: str, listener: socket.socket, environment: Mapping[str, str]) -> Child:
-    """Start `python -m module` with a channel and a listening socket."""
+async def start_child(
+    name: str, module: str, listeners: Mapping[str, socket.socket], environment: Mapping[str, str]
+) -> Child:
+    """Start `python -m module` with a channel and its listening sockets, by what is spoken there."""
     ours, theirs = socket.socketpair()
     with theirs:
         channel = await Channel.open(ours)  # nothing is awaited after the spawn: a cancelled start leaves no process
-        fds = (theirs.fileno(), listener.fileno())
+        named = [part for what, sock in listeners.items() for part in ("--socket", f"{what}={sock.fileno()}")]
+        fds = (theirs.fileno(), *(sock.fileno() for sock in listeners.values()))
         # The mask is inherited: a Ctrl-C during the child's imports waits until `begin_child` has decided about it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - a spawn is a millisecond, and nothing is waited for
-                [sys.executable, "-m", module, "--channel-fd", str(fds[0]), "--socket-fd", str(fds[1])],
+                [sys.executable, "-m", module, "--channel-fd", str(fds[0]), *named],
                 pass_fds=fds,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
@@ -147,8 +150,8 @@ async def start_child(name: str, module: str, listener: socket.socket, environme
     return Child(name, process, channel)
 
 
-def begin_child(arguments: Sequence[str] | None = None) -> tuple[socket.socket, socket.socket]:
-    """The first call of a child's main function; returns its channel's socket and its listening socket.
+def begin_child(arguments: Sequence[str] | None = None) -> tuple[socket.socket, dict[str, socket.socket]]:
+    """The first call of a child's main function; returns its channel's socket and its listening sockets.
 
     Ctrl-C and, under systemd, SIGTERM reach every process of the server at once; only the supervisor decides what they
     mean, so a child lets them pass. The child is killed with the supervisor, even while a model holds its main thread.
@@ -162,9 +165,10 @@ def begin_child(arguments: Sequence[str] | None = None) -> tuple[socket.socket, 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     parser = argparse.ArgumentParser(description="A process of a Lagar server; `lagar serve` starts it.")
     parser.add_argument("--channel-fd", type=int, required=True)
-    parser.add_argument("--socket-fd", type=int, required=True)
-    fds = parser.parse_args(arguments)
-    return _inherited(fds.channel_fd), _inherited(fds.socket_fd)
+    parser.add_argument("--socket", action="append", default=[], metavar="NAME=FD")
+    given = parser.parse_args(arguments)
+    pairs = [text.split("=") for text in given.socket]
+    return _inherited(given.channel_fd), {name: _inherited(int(fd)) for name, fd in pairs}
 
 
 def _inherited(fd: int) -> socket.socket:

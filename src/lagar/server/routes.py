@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from lagar.protocols import native, v2
+from lagar.protocols import grpc, native, v2
 from lagar.protocols.base import Adapter, DeploymentView, ErrorAnswer, Limits
 
 Shape = Callable[[BaseException, str], ErrorAnswer]
@@ -58,6 +58,7 @@ WIRES: Final[tuple[Wire, ...]] = (
         prefixes=("/v2",),
         binary=True,
     ),
+    Wire("grpc", grpc.GrpcAdapter, v2.error_answer, ()),
 )
 
 

@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,74 @@ class Listeners:
             sock.close()
 
 
-def open_listeners(host: str, port: int, count: int) -> Listeners:
+class Ports:
+    """The ports of a server by what is spoken there, with a socket of each for every worker."""
+
+    def __init__(self, listeners: Mapping[str, Listeners]) -> None:
+        self._listeners = dict(listeners)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """What is spoken → the port."""
+        return {name: listeners.port for name, listeners in self._listeners.items()}
+
+    @property
+    def sockets(self) -> list[dict[str, socket.socket]]:
+        """The sockets of each worker."""
+        names = list(self._listeners)
+        each = zip(*(listeners.sockets for listeners in self._listeners.values()), strict=True)
+        return [dict(zip(names, sockets, strict=True)) for sockets in each]
+
+    def add(self) -> dict[str, socket.socket]:
+        """The sockets of one more worker; raises OSError and adds none when one of them cannot be had."""
+        added: list[Listeners] = []
+        try:
+            for listeners in self._listeners.values():
+                listeners.add()
+                added.append(listeners)
+        except OSError:
+            for listeners in added:
+                listeners.drop_last()
+            raise
+        return self.sockets[-1]
+
+    def refuse_new(self) -> None:
+        """As `Listeners.refuse_new`, on every port; so are the others."""
+        for listeners in self._listeners.values():
+            listeners.refuse_new()
+
+    def spare_last(self) -> None:
+        for listeners in self._listeners.values():
+            listeners.spare_last()
+
+    def use_all(self) -> None:
+        for listeners in self._listeners.values():
+            listeners.use_all()
+
+    def drop_last(self) -> None:
+        for listeners in self._listeners.values():
+            listeners.drop_last()
+
+    def close(self) -> None:
+        for listeners in self._listeners.values():
+            listeners.close()
+
+
+def open_ports(host: str, ports: Mapping[str, int], count: int) -> Ports:
+    """`count` listening sockets on each port, 0 for any free one; raises AddressError as `open_listeners`."""
+    opened: dict[str, Listeners] = {}
+    try:
+        for name, port in ports.items():
+            flag = "--port" if name == "http" else f"--{name}-port"
+            opened[name] = open_listeners(host, port, count, flag=flag)
+    except AddressError:
+        for listeners in opened.values():
+            listeners.close()
+        raise
+    return Ports(opened)
+
+
+def open_listeners(host: str, port: int, count: int, *, flag: str = "--port") -> Listeners:
     """`count` listening sockets on host and port (0: any free one).
 
     Raises AddressError when the host is not one of this machine, the port is taken, also by another Lagar of this
@@ -114,7 +181,7 @@ def open_listeners(host: str, port: int, count: int) -> Listeners:
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise _address_error(error, host, port) from None
+        raise _address_error(error, host, port, flag) from None
     return Listeners(sockets)
 
 
@@ -203,15 +270,15 @@ def _resolve(host: str, port: int) -> tuple[int, Any]:
     return family, address
 
 
-def _address_error(error: OSError, host: str, port: int) -> AddressError:
+def _address_error(error: OSError, host: str, port: int, flag: str) -> AddressError:
     if error.errno == errno.EADDRINUSE:
-        return AddressError(f"port {port} on {host} is in use; choose another with --port, or 0 for any free one")
+        return AddressError(f"port {port} on {host} is in use; choose another with {flag}, or 0 for any free one")
     if error.errno == errno.EADDRNOTAVAIL:
         return AddressError(
             f"host {host} is not an address of this machine; give --host 127.0.0.1, or 0.0.0.0 for all its addresses"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return AddressError(
-            f"port {port} on {host} may not be opened by this user; choose one from 1024 on with --port"
+            f"port {port} on {host} may not be opened by this user; choose one from 1024 on with {flag}"
         )
     return AddressError(f"cannot listen on {host} port {port}: {error.strerror or error}")

@@ -49,7 +49,7 @@ from lagar.server.channel import (
 )
 from lagar.server.growth import Growth
 from lagar.server.process import Child, Phase, advance, start_child
-from lagar.server.sockets import Listeners, waiting_connections
+from lagar.server.sockets import Ports, waiting_connections
 from lagar.server.switch import PREPARE_TIMEOUT_S, Switch
 from lagar.settings import ServerSettings, require_auth
 
@@ -96,10 +96,11 @@ class Folders(msgspec.Struct, frozen=True):
 class Post:
     """One place in the server that a child process fills."""
 
-    def __init__(self, name: str, module: str, listener: socket.socket, slot: int | None = None) -> None:
+    def __init__(self, name: str, module: str, listeners: Mapping[str, socket.socket], slot: int | None = None) -> None:
         self.name = name
         self.module = module
-        self.listener = listener
+        self.listeners = listeners
+        """Its listening sockets, by what is spoken there."""
         self.slot = slot
         """0…N-1 for a worker, None for control."""
         self.active: Child | None = None
@@ -139,7 +140,7 @@ class Supervisor:
         asked: Asked,
         cores: int,
         folders: Folders,
-        listeners: Listeners,
+        ports: Ports,
         control_listener: socket.socket,
         threads: int,
         environment: Mapping[str, str],
@@ -165,15 +166,15 @@ class Supervisor:
         self._cores = cores
         self._served = Served()
         self._folders = folders
-        self._listeners = listeners
+        self._ports = ports
         self._keys: tuple[KeyRow, ...] | None = None
         """None until control has read them: nothing is answered before."""
         self._threads = threads
         self._environment = environment
         self._log = log
         self._announce = announce
-        self._workers = [Post(f"worker {i}", WORKER, sock, i) for i, sock in enumerate(listeners.sockets)]
-        self._control = Post("control", CONTROL, control_listener)
+        self._workers = [Post(f"worker {i}", WORKER, socks, i) for i, socks in enumerate(ports.sockets)]
+        self._control = Post("control", CONTROL, {"control": control_listener})
         self._phase = Phase.STARTING
         self._children: dict[Child, Post] = {}
         """Every process that has not been reaped, retired ones too."""
@@ -277,7 +278,7 @@ class Supervisor:
 
         With `held` it accepts no connection before the Commit of that generation; `whole`: all of the set is loaded.
         """
-        child = await start_child(post.name, post.module, post.listener, self._environment)
+        child = await start_child(post.name, post.module, post.listeners, self._environment)
         child.generation = self._generation
         child.metrics_slot = post.slot
         if post.slot is not None:
@@ -299,7 +300,7 @@ class Supervisor:
         return child
 
     def _boot(self, child: Child, served: Served) -> Message:
-        count, port = len(self._workers), self._listeners.port
+        count, port = len(self._workers), self._ports.numbers["http"]
         control_socket, metrics = str(self._folders.control_socket), str(self._folders.metrics)
         if child.metrics_slot is None:
             return ControlBoot(
@@ -550,10 +551,11 @@ class Supervisor:
         """
         slot, generation = len(self._workers), self._committed
         try:
-            listener = self._listeners.add()
+            listeners = self._ports.add()
         except OSError as error:
-            return f"no further socket on port {self._listeners.port}: {error.strerror or error}"
-        post = Post(f"worker {slot}", WORKER, listener, slot)
+            ports = " and ".join(map(str, self._ports.numbers.values()))
+            return f"no further socket on port {ports}: {error.strerror or error}"
+        post = Post(f"worker {slot}", WORKER, listeners, slot)
         child = await self._start(post, self._served, generation)
         await asyncio.wait({child.settled}, timeout=PREPARE_TIMEOUT_S)
         async with self._switching:
@@ -561,7 +563,7 @@ class Supervisor:
                 return ""  # the drain has ended it, or does
             loaded = child.settled.done() and child.settled.result()
             if not loaded or self._committed != generation or self._switch.pending:
-                self._listeners.drop_last()
+                self._ports.drop_last()
                 return await self._give_back(child)
             child.channel.send(Commit(generation))
             post.take(child)
@@ -589,20 +591,20 @@ class Supervisor:
             if self._switch.pending:
                 return  # it has answered for this worker; the next look finds nothing pending
             post = self._workers[-1]
-            self._listeners.spare_last()
+            self._ports.spare_last()
             await asyncio.sleep(HANDSHAKE_S)
             await self._accept_queues_are_empty([post])
             child = post.active
             if self._phase is not Phase.SERVING or child is None or not child.alive:
-                self._listeners.use_all()
+                self._ports.use_all()
                 return
             post.leaves = True
             self._workers.remove(post)
-            self._listeners.drop_last()
+            self._ports.drop_last()
             self._publish()
             self._log.info("a worker is dropped: nothing waits", workers=len(self._workers))
         await self._retire(child)
-        self._listeners.use_all()
+        self._ports.use_all()
 
     # The whole server
 
@@ -650,13 +652,13 @@ class Supervisor:
     async def _drain(self) -> None:
         """Every connection that was accepted or waits is answered; then the workers end, then control."""
         deadline = time.monotonic() + self._settings.drain_timeout_s
-        self._listeners.refuse_new()
+        self._ports.refuse_new()
         self._publish()
         for child in self._worker_children():
             if child.phase is Phase.STARTING:
                 child.kill()  # it has accepted nothing, and cannot listen to us while it loads
         await self._accept_queues_are_empty(self._workers)
-        self._listeners.close()
+        self._ports.close()
         workers = [child for child in self._worker_children() if child.alive]
         for child in workers:
             _drain_child(child)
@@ -678,7 +680,7 @@ class Supervisor:
 
     async def _accept_queues_are_empty(self, posts: Sequence[Post]) -> None:
         """Until the workers have accepted all that was established: their sockets may close then without a loss."""
-        serving = [post.listener for post in posts if post.serving]
+        serving = [sock for post in posts if post.serving for sock in post.listeners.values()]
         deadline = time.monotonic() + ACCEPT_QUEUE_S
         empty_looks = 0
         while empty_looks < 2 and time.monotonic() < deadline:  # twice: the end of a handshake may be on its way

@@ -1,7 +1,7 @@
 """A worker: loads the models, answers on its socket, obeys the supervisor.
 
-Started as `python -m lagar.server.worker --channel-fd N --socket-fd N`. It opens no catalog and reads no disk while it
-answers; it imports no web framework, no SQL, and no model library that none of its models needs.
+Started as `python -m lagar.server.worker --channel-fd N --socket http=N`. It opens no catalog and reads no disk while
+it answers; it imports no web framework, no SQL, and no model library that none of its models needs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import gc
 import logging
 import os
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -50,6 +49,7 @@ from lagar.server.channel import (
     WorkerBoot,
 )
 from lagar.server.demand import Demand
+from lagar.server.doors import Door, tls_context
 from lagar.server.growth import Pulse
 from lagar.server.heads import Heads
 from lagar.server.http import Connection, HttpServer
@@ -57,7 +57,10 @@ from lagar.server.process import begin_child
 from lagar.server.proxy import ControlProxy, Proxies
 from lagar.server.serving import Loader, Serving, is_at_hand
 from lagar.server.stock import Stock, answering, close_quietly
-from lagar.settings import ServerSettings, no_colour
+from lagar.settings import no_colour
+
+if TYPE_CHECKING:  # loaded where gRPC is asked for
+    from lagar.server.grpc import GrpcServer
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a model's Python code in a thread may hold the interpreter before the event loop gets a turn."""
@@ -124,8 +127,8 @@ class Worker:
             root_path=settings.root_path,
         )
         self.http = HttpServer(loop, settings, self._heads, self.app, self.batcher, self._metrics, self._refuse)
-        self._listener: asyncio.Server | None = None
-        self._socket: socket.socket | None = None
+        self.grpc = self._grpc() if settings.grpc_port is not None else None
+        self._doors: list[Door] = []
 
     async def load(self) -> None:
         """Load what the worker was started with; raises SetupError."""
@@ -217,7 +220,7 @@ class Worker:
             )
             if stays and self._prepared.router.get(name, version) is None:
                 self._prepared.add(deployment)
-        self._heads.forget()
+        self._routes_changed()
 
     def _unload(self, deployment: Deployment) -> None:
         """No new request goes to a version from now on; it is the stock that closes it."""
@@ -225,7 +228,7 @@ class Worker:
         for serving in (self.serving, self._prepared):
             if serving is not None and serving.router.get(deployment.name, deployment.version) is deployment:
                 serving.remove(deployment)
-        self._heads.forget()
+        self._routes_changed()
 
     def commit(self, generation: int) -> bool:
         """Answer with the prepared set from the next request on; False when it was not prepared here."""
@@ -248,7 +251,7 @@ class Worker:
     def _take_over(self, serving: Serving) -> None:
         before, self.serving = self.serving, serving
         self.app.serving = serving
-        self._heads.forget()
+        self._routes_changed()
         gone = set(before.router.deployments) - set(serving.router.deployments)
         for deployment in gone:
             deployment.retired = True
@@ -256,6 +259,11 @@ class Worker:
             closing = self._loop.create_task(self.stock.close(gone))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+    def _routes_changed(self) -> None:
+        self._heads.forget()
+        if self.grpc is not None:
+            self.grpc.changed()
 
     def infos(self) -> tuple[ModelInfo, ...]:
         """What is loaded, as other processes are told."""
@@ -307,20 +315,29 @@ class Worker:
 
     # -- life
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Accept connections on the slot's socket."""
-        context = tls_context(self._settings)
-        self._socket = sock
-        self._listener = await self._loop.create_server(
-            lambda: Connection(self.http, tls=context is not None), sock=sock.dup(), ssl=context, backlog=4096
-        )
+    def _grpc(self) -> GrpcServer:
+        """What answers gRPC, which no other server needs to load."""
+        from lagar.server.grpc_services import grpc_server
 
-    async def commit_or_listen(self, generation: int, sock: socket.socket) -> None:
+        return grpc_server(self._loop, self._settings, self.app, self.batcher, self._gate, self.demand)
+
+    async def listen(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Accept connections on the slot's sockets."""
+        settings, loop = self._settings, self._loop
+        tls = settings.tls_cert is not None
+        self._doors.append(Door(loop, sockets["http"], lambda: Connection(self.http, tls=tls), tls_context(settings)))
+        if self.grpc is not None:
+            context = tls_context(settings, protocol="h2")
+            self._doors.append(Door(loop, sockets["grpc"], self.grpc.connection, context))
+        for door in self._doors:
+            await door.open()
+
+    async def commit_or_listen(self, generation: int, sockets: Mapping[str, socket.socket]) -> None:
         """Answer with that generation; a worker that was held back begins to accept connections."""
         if not self.commit(generation):
             log.error("generation %d was committed and is not prepared here", generation)
-        if self._listener is None:
-            await self.listen(sock)
+        if not self._doors:
+            await self.listen(sockets)
 
     async def drain(self, *, successor: bool = False) -> bool:
         """Stop accepting once the accept queue is empty, and answer everything that was accepted; False when it could
@@ -330,39 +347,32 @@ class Worker:
         """
         self.app.draining = not successor
         self.http.draining, self.http.patient = True, successor
-        if self._listener is not None:
-            await self._empty_accept_queue()
-        done = await self.http.drain(self._settings.drain_timeout_s, patient=successor)
+        if self.grpc is not None:
+            self.grpc.draining = True
+            self.grpc.changed()
+        for door in self._doors:
+            await door.close()
+        done = all(await asyncio.gather(*self._drained(self._settings.drain_timeout_s, patient=successor)))
         self.batcher.closed = True
         return done
+
+    def _drained(self, timeout_s: float, *, patient: bool = False) -> list[Coroutine[Any, Any, bool]]:
+        """The end of all connections, by protocol; each says whether all was answered."""
+        draining = [self.http.drain(timeout_s, patient=patient)]
+        return draining if self.grpc is None else [*draining, self.grpc.drain(timeout_s)]
 
     def close_models(self) -> None:
         """Let each model put away what it holds: files and connections of the user's own class."""
         for deployment in self.serving.router.deployments:
             close_quietly(deployment)
 
-    async def _empty_accept_queue(self) -> None:
-        assert self._socket is not None
-        assert self._listener is not None
-        self._listener.close()
-        await asyncio.sleep(0)  # what the loop accepted in its last turn is a connection in this one
-        self._socket.setblocking(False)
-        context = tls_context(self._settings)
-        while True:
-            try:
-                accepted, _ = self._socket.accept()
-            except OSError:
-                break
-            await self._loop.connect_accepted_socket(
-                lambda: Connection(self.http, tls=context is not None), accepted, ssl=context
-            )
-        self._socket.close()
-
     def update_keys(self, keys: Keys) -> None:
         self._gate.update(keys.keys)
 
     def update_state(self, state: ServerState) -> None:
         self.app.state = state
+        if self.grpc is not None:
+            self.grpc.changed()
 
     def _on_stuck(self, deployment: Deployment) -> None:
         """A call of the model does not return: end its host, or answer the others and let a fresh worker take over."""
@@ -383,23 +393,13 @@ class Worker:
 
     async def _give_up(self) -> None:
         self.app.draining = self.http.draining = True
-        if self._listener is not None:
-            self._listener.close()
-        await self.http.drain(STUCK_DRAIN_S)
+        for door in self._doors:
+            door.shut()
+        await asyncio.gather(*self._drained(STUCK_DRAIN_S))
         os._exit(STUCK_EXIT_CODE)
 
 
-def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
-    """The server's TLS context, None without a certificate."""
-    if settings.tls_cert is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    return context
-
-
-async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
+async def run(channel_socket: socket.socket, sockets: Mapping[str, socket.socket]) -> int:
     """The worker's life; returns its exit code."""
     channel = await Channel.open(channel_socket)
     boot = await channel.receive()
@@ -416,7 +416,7 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
         if boot.keys is None and not await keys_known(worker, channel):
             return 0  # the supervisor is gone
         if not boot.hold:
-            await worker.listen(listener)
+            await worker.listen(sockets)
     except LagarError as error:
         channel.send(Failed(error.code, error.message))
         await channel.close()
@@ -429,7 +429,7 @@ async def run(channel_socket: socket.socket, listener: socket.socket) -> int:
     alive = asyncio.create_task(prove_alive(STUCK_DEADLINES * settings.request_timeout_s + FROZEN_GRACE_S))
     pulse = Pulse()
     beating = asyncio.create_task(channel.beat(lambda: pulse.beat(worker.serving.router.deployments)))
-    answered = await obey(worker, channel, listener)
+    answered = await obey(worker, channel, sockets)
     beating.cancel()
     alive.cancel()
     await channel.close()
@@ -464,10 +464,10 @@ async def prove_alive(patience_s: float) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-async def obey(worker: Worker, channel: Channel, listener: socket.socket) -> bool:
+async def obey(worker: Worker, channel: Channel, sockets: Mapping[str, socket.socket]) -> bool:
     """Do what the supervisor says until it is gone, or until it said Drain and all is answered; False when requests
     were left unanswered."""
-    orders = Orders(worker, channel, listener)
+    orders = Orders(worker, channel, sockets)
     heard = asyncio.create_task(orders.follow())
     ends: set[asyncio.Future[Any]] = {heard, orders.drained}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -478,10 +478,10 @@ async def obey(worker: Worker, channel: Channel, listener: socket.socket) -> boo
 class Orders:
     """What the supervisor says, done in its order; what takes long is done beside, so that the next word is heard."""
 
-    def __init__(self, worker: Worker, channel: Channel, listener: socket.socket) -> None:
+    def __init__(self, worker: Worker, channel: Channel, sockets: Mapping[str, socket.socket]) -> None:
         self._worker = worker
         self._channel = channel
-        self._listener = listener
+        self._sockets = sockets
         self._tasks: set[asyncio.Task[None]] = set()
         self._drains = False
         self.drained: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -497,7 +497,7 @@ class Orders:
                 case Prepare():
                     self._run(self._prepare(message))
                 case Commit():
-                    await worker.commit_or_listen(message.generation, self._listener)
+                    await worker.commit_or_listen(message.generation, self._sockets)
                     self._channel.send(Loaded(worker.infos()))
                 case Abandon():
                     self._run(worker.abandon())
@@ -536,8 +536,8 @@ class Orders:
 
 
 def main() -> None:
-    channel_socket, listener = begin_child()
-    code = uvloop.run(run(channel_socket, listener))
+    channel_socket, sockets = begin_child()
+    code = uvloop.run(run(channel_socket, sockets))
     with contextlib.suppress(OSError, ValueError):  # a model may have closed it
         sys.stderr.flush()
     os._exit(code)  # a model's thread that never returns must not hold the end up
