@@ -24,9 +24,10 @@ SRC = ROOT / "src"
 PACKAGE = SRC / "lagar"
 LEAVES = {"types", "errors", "settings", "logs", "memory", "metrics", "native"}
 BELOW = {
+    "mlserver": LEAVES,
     "registry": LEAVES,
     "intake": LEAVES | {"registry"},
-    "runtimes": LEAVES | {"registry", "intake"},
+    "runtimes": LEAVES | {"registry", "intake", "mlserver"},
     "forms": LEAVES | {"registry", "intake", "runtimes"},
     "engine": LEAVES | {"registry", "intake", "runtimes"},
     "protocols": LEAVES | {"registry", "intake", "runtimes", "engine"},

@@ -145,17 +145,26 @@ _LOOPBACK: Final = re.compile(r"localhost|\[?::1\]?|127(?:\.\d{1,3}){3}")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
-    """The settings of a server, each from the first place that has it: flag, variable, server.toml, default.
+def load(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    beneath: Mapping[str, tuple[Any, str]] | None = None,
+) -> LoadedSettings:
+    """The settings of a server, each from the first place that has it: flag, variable, `beneath`, server.toml, default.
 
-    `flags` maps setting names to values, None for a flag that was not given. Raises SettingsError, one line that
-    names the setting, its origin, the rule, the value seen.
+    `flags` maps setting names to values, None for a flag that was not given; `beneath` to values and where they were
+    said, by what is served. Raises SettingsError, one line that names the setting, its origin, the rule, the value
+    seen.
     """
     variables = os.environ if environ is None else environ
     home, home_origin = home_path(variables)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(ServerSettings.__struct_fields__, "default")
     _take_file(home, values, origins)
+    for name, (value, origin) in (beneath or {}).items():
+        origins[name] = origin
+        values[name] = _typed(name, value, origin)
     _take_variables(variables, values, origins)
     for name, value in (flags or {}).items():
         if value is not None:
@@ -201,6 +210,12 @@ def client_key(environ: Mapping[str, str] | None = None) -> str | None:
 def client_url(environ: Mapping[str, str] | None = None) -> str | None:
     """LAGAR_URL: the server that `lagar.Client` asks when it is given none."""
     return (os.environ if environ is None else environ).get("LAGAR_URL") or None
+
+
+def mlserver_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of MLServer, which stand for fields of its settings files."""
+    variables = os.environ if environ is None else environ
+    return {name: value for name, value in variables.items() if name.upper().startswith("MLSERVER_")}
 
 
 def compiling(environ: Mapping[str, str] | None = None) -> Compile:

@@ -370,7 +370,7 @@ def test_a_number_beyond_float32_is_the_callers_mistake(saved: Any) -> None:
 
 def test_estimators_use_one_thread_each(saved: Any) -> None:
     loaded = saved(make_pipeline(StandardScaler(), RandomForestClassifier(3, n_jobs=8)).fit(WINE, KIND))
-    assert loaded.predictor._head.estimator.n_jobs == 1
+    assert loaded.predictor.head.estimator.n_jobs == 1
 
 
 def test_every_example_is_answered(saved: Any) -> None:
@@ -403,9 +403,9 @@ def test_the_users_cleaning_of_texts_may_come_before_the_vectorizer(tmp_path: An
 def test_the_quick_ways_are_taken_where_they_are_equal(saved: Any) -> None:
     forest = saved(make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=0)).fit(WINE, KIND))
     assert type(forest.predictor._transforms[0]).__name__ == "Scaler"
-    assert type(forest.predictor._head._proba).__name__ == "Trees"
+    assert type(forest.predictor.head._proba).__name__ == "Trees"
     logistic = saved(make_pipeline(StandardScaler(), LogisticRegression()).fit(WINE, KIND))
-    assert logistic.predictor._head._linear is not None
+    assert logistic.predictor.head._linear is not None
 
 
 def test_a_label_encoder_beside_a_model_is_refused(saved: Any) -> None:

@@ -174,7 +174,8 @@ def serve(
     """
     given = dict(locals())
     asked_names = ("paths", "name", "code", "example", "trust")
-    loaded = settings.load({flag: _listed(value) for flag, value in given.items() if flag not in asked_names})
+    flags = {flag: _listed(value) for flag, value in given.items() if flag not in asked_names}
+    loaded = settings.load(flags, beneath=_beneath(paths or []))
 
     from lagar.registry.model import Asked
     from lagar.server import main
@@ -187,6 +188,15 @@ def serve(
         trust=trust,
     )
     return main.serve(loaded, asked)
+
+
+def _beneath(paths: list[str]) -> dict[str, tuple[Any, str]]:
+    """What a folder of MLServer's says of its server, where one is served."""
+    if len(paths) != 1 or "://" in paths[0]:
+        return {}
+    from lagar.intake import mlserver_server
+
+    return mlserver_server.said(Path(_absolute(Path(paths[0]))))
 
 
 def _absolute(path: Path) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lagar.engine")
 
 # A sleep, a lock or a socket in the user's own code must never hold the event loop, however quick it was so far.
-_ALWAYS_THREADED = frozenset({"custom", "pyfunc"})
+_ALWAYS_THREADED = frozenset({"custom", "mlserver", "pyfunc"})
 WARM_UP_S = 1.0
 """What the calls that learn a model's cost may take of the start; the first, cold call is not counted."""
 RETRY_S = 1.0

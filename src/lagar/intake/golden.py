@@ -50,6 +50,8 @@ def record(model: LoadedModel, example: Path | None = None) -> Recorded:
 
     Outputs that are not the same in two calls are left out, and said. Raises LoadFailed when no row is answered.
     """
+    if model.signature.whole:
+        return Recorded(Golden((), {}), ("it takes whole requests, which cannot be made up: none is recorded",))
     candidates = _from_example(model, example) if example is not None else []
     origin = "from the example"
     if not candidates:

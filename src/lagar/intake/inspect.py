@@ -18,7 +18,7 @@ import msgspec
 
 from lagar.errors import SetupError, UnsafePickle, UnsupportedModel
 from lagar.intake import folder as lagar_toml
-from lagar.intake import mlmodel
+from lagar.intake import mlmodel, mlserver, mlserver_server
 from lagar.intake.sniff import MODEL_SUFFIXES, UNSUPPORTED_SUFFIXES, is_model_file, sniff, unsupported
 from lagar.registry.model import ModelSource
 from lagar.registry.versions import greatest, is_name, natural_key
@@ -37,6 +37,10 @@ class Place(msgspec.Struct, frozen=True):
     """What the path says; "" when it says none."""
     given: bool = False
     """True for a path that was given itself, false for what a given folder holds."""
+    root: Path | None = None
+    """The folder of MLServer that it was found in."""
+    refusal: str = ""
+    """Why it cannot be served, where looking for it has told."""
 
 
 class Common(msgspec.Struct, frozen=True):
@@ -112,6 +116,10 @@ def survey(paths: Iterable[Path]) -> tuple[tuple[Place, ...], tuple[str, ...]]:
 def source_at(place: Place, common: Common) -> ModelSource:
     """What lies at a place; its `version` is "" where neither the path nor lagar.toml says one. Raises SetupError."""
     try:
+        if place.refusal:
+            raise SetupError(place.refusal)
+        if place.root is not None:
+            return _settled(place, place.root, common)
         if place.path.is_file():
             return _file(place.path, common, place)
         if _is_model_folder(place.path):
@@ -169,6 +177,8 @@ def places_at(path: Path, skipped: list[str]) -> list[Place]:
 
 def _in_folder(folder: Path, skipped: list[str]) -> list[Place]:
     """A folder that is a model, a model with versions, or a folder of models."""
+    if not (folder / lagar_toml.NAME).is_file() and mlserver.is_folder(folder):
+        return _in_mlserver_folder(folder, skipped)
     if _is_model_folder(folder):
         return [_named(folder, given=True)]
     if (folder / "saved_model.pb").exists():
@@ -195,6 +205,15 @@ def _in_folder(folder: Path, skipped: list[str]) -> list[Place]:
         )
     skipped.extend(f"{path} is not served: {path.suffix} is not supported" for path in refused)
     return places
+
+
+def _in_mlserver_folder(folder: Path, skipped: list[str]) -> list[Place]:
+    """What MLServer would find in a folder: models with a settings file, at any depth, and nothing else."""
+    skipped.extend(mlserver_server.unknown(folder))
+    root = mlserver_server.root_of(folder)
+    found = mlserver.places(root, skipped)
+    alone = len(found) == 1 and found[0].folder == folder
+    return [Place(one.folder, one.name, one.version, alone, root, one.refusal) for one in found]
 
 
 def _child(parent: Path, child: Path) -> list[Place]:
@@ -251,6 +270,34 @@ def _only_file(folder: Path) -> Path:
     return generic[0] if len(files) > 1 else files[0]
 
 
+def _settled(place: Place, root: Path, common: Common) -> ModelSource:
+    """What the settings of MLServer at a place make a version of."""
+    found = mlserver.read(place.path, root)
+    facts = {mlserver.OPTION: msgspec.to_builtins(found.facts)}
+    source = ModelSource(
+        name=_name(place, common, found.name),
+        version=_version(place.path / mlserver.NAME, found.facts.version),
+        path=str(found.path),
+        kind=found.kind,
+        code=common.code + found.code,
+        class_name=found.class_name,
+        options=facts,
+        example=common.example,
+        trust=common.trust,
+    )
+    if found.kind == "mlserver":
+        return msgspec.structs.replace(source, folder=str(found.folder))
+    if found.kind == "mlflow":
+        return _with_mlflow(source, found.path)
+    kind = sniff(found.path)
+    if kind.kind != found.kind:
+        raise SetupError(
+            f"{place.path / mlserver.NAME}: implementation is {found.facts.implementation}, and {found.path.name} is a "
+            f"model of {kind.kind}"
+        )
+    return msgspec.structs.replace(source, pickled=kind.pickled, sha256=_sha256(found.path))
+
+
 def _file(path: Path, common: Common, place: Place) -> ModelSource:
     kind = sniff(path)
     return ModelSource(
@@ -303,19 +350,7 @@ def _with_model(source: ModelSource, content: lagar_toml.LagarToml, toml: Path, 
         )
     mlflow_folder = given if given is not None and given.is_dir() else folder
     if (mlflow_folder / mlmodel.NAME).is_file() and (given is None or given.is_dir()):
-        found = mlmodel.read(mlflow_folder)
-        if found.flavour == "pyfunc" and not source.trust:
-            raise UnsafePickle(
-                f"{mlflow_folder} has no native flavour: mlflow itself opens it, which runs the code and the pickles "
-                "that came with it. If you know where it comes from: --trust"
-            )
-        return msgspec.structs.replace(
-            source,
-            kind="pyfunc" if found.flavour == "pyfunc" else "mlflow",
-            path=str(mlflow_folder),
-            pickled=found.pickled,
-            sha256=_sha256(found.data),
-        )
+        return _with_mlflow(source, mlflow_folder)
     path = given or _only_file(folder)
     if path.is_dir():
         raise SetupError(
@@ -323,6 +358,23 @@ def _with_model(source: ModelSource, content: lagar_toml.LagarToml, toml: Path, 
         )
     kind = sniff(path)
     return msgspec.structs.replace(source, kind=kind.kind, path=str(path), pickled=kind.pickled, sha256=_sha256(path))
+
+
+def _with_mlflow(source: ModelSource, folder: Path) -> ModelSource:
+    """The source with what an MLflow folder holds."""
+    found = mlmodel.read(folder)
+    if found.flavour == "pyfunc" and not source.trust:
+        raise UnsafePickle(
+            f"{folder} has no native flavour: mlflow itself opens it, which runs the code and the pickles that came "
+            "with it. If you know where it comes from: --trust"
+        )
+    return msgspec.structs.replace(
+        source,
+        kind="pyfunc" if found.flavour == "pyfunc" else "mlflow",
+        path=str(folder),
+        pickled=found.pickled,
+        sha256=_sha256(found.data),
+    )
 
 
 def _handlers(toml: Path, folder: Path, content: lagar_toml.LagarToml) -> str | None:

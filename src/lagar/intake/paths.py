@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 
 from lagar.errors import LagarError, Refused, SetupError, VersionExists
-from lagar.intake import content, inspect
+from lagar.intake import content, inspect, mlserver
 from lagar.intake.archive import Bounds
 from lagar.intake.content import Content, Made
 from lagar.intake.inspect import Common, Place
@@ -129,9 +129,14 @@ def live_of(admitted: Iterable[Admitted]) -> dict[str, str]:
     best: dict[str, Admitted] = {}
     for one in admitted:
         other = best.get(one.source.name)
-        if other is None or natural_key(one.label) >= natural_key(other.label):
+        if other is None or _rank(one) >= _rank(other):
             best[one.source.name] = one
     return {model: best[model].source.version for model in sorted(best)}
+
+
+def _rank(one: Admitted) -> tuple[bool, tuple[tuple[int, int, str], ...]]:
+    """MLServer answers with the model that has no version, where there is one."""
+    return one.found.place.root is not None and not one.label, natural_key(one.label)
 
 
 def admit(releases: Releases, found: Found, who: Who, progress: Progress) -> Admitted:
@@ -187,6 +192,7 @@ def _taken_in(releases: Releases, source: ModelSource, path: Path, who: Who, pro
         trust=source.trust,
         on_step=lambda step, words: None if words else progress.step(str(path), step),
         isolate=environment.isolation(releases.environments),
+        found=source if mlserver.facts_of(source.options) is not None else None,
         compiling="off",
     )
     try:

@@ -35,7 +35,7 @@ import msgspec
 import lagar
 from lagar import settings
 from lagar.errors import HomeError, LagarError, MissingLibrary, Refused, SetupError, StoreAway, VersionExists
-from lagar.intake import archive, compilation, content, environment, lock, mlmodel, sandbox, scan, sniff
+from lagar.intake import archive, compilation, content, environment, lock, mlmodel, mlserver, sandbox, scan, sniff
 from lagar.intake import folder as lagar_toml
 from lagar.intake.archive import Bounds
 from lagar.intake.confinement import Limits
@@ -83,6 +83,8 @@ class Options(msgspec.Struct, frozen=True):
     bounds: Bounds = Bounds()
     isolate: Isolate | None = None
     on_step: OnStep = lambda step, words: None
+    found: ModelSource | None = None
+    """What lies at the path, where whoever found it knows more of it than the path says."""
     compiling: Compile | None = None
     """When its forms are built: before the commit, later by the servers that answer with it ("background"), or not at
     all. None: what LAGAR_COMPILE says, and "wait" where it says nothing."""
@@ -266,6 +268,8 @@ class _Intake:
 
     def _found(self, path: Path) -> ModelSource:
         options = self._options
+        if options.found is not None:
+            return options.found
         try:
             found = find_models(
                 [path],
@@ -441,7 +445,10 @@ def _step(name: str, on_step: OnStep) -> Iterator[list[str]]:
 
 
 def _label_of(source: ModelSource) -> str:
-    """The version that lagar.toml names; the default of a found file is no label."""
+    """The version that lagar.toml or MLServer's settings name; the default of a found file is no label."""
+    facts = mlserver.facts_of(source.options)
+    if facts is not None:
+        return facts.version
     if source.folder is None or not (Path(source.folder) / lagar_toml.NAME).is_file():
         return ""
     return lagar_toml.read(Path(source.folder)).version or ""

@@ -136,8 +136,7 @@ class V2Adapter:
     def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> Encoded:
         """The V2 answer; in JSON, NaN and infinite numbers are null, as it has no word for them."""
         request_id = request.request_id
-        plain = _PLAIN_ID.fullmatch(request_id) is not None
-        lines = _EVENT % (request_id if plain else quote(request_id, safe=_SAFE_IN_ID)).encode("ascii")
+        lines = event_lines(request_id)
         parts = [self._head, orjson.dumps(request_id), b',"parameters":{},"outputs":[']
         n = request.n
         if request.extra is not None:
@@ -188,6 +187,12 @@ class V2Adapter:
 
     def error(self, error: BaseException, request_id: str) -> ErrorAnswer:
         return error_answer(error, request_id)
+
+
+def event_lines(request_id: str) -> bytes:
+    """The header lines of an answer that belong to its id."""
+    plain = _PLAIN_ID.fullmatch(request_id) is not None
+    return _EVENT % (request_id if plain else quote(request_id, safe=_SAFE_IN_ID)).encode("ascii")
 
 
 def _described(name: str, n: int, array: Array, datatype: str) -> bytes:

@@ -15,7 +15,7 @@ from lagar.registry.signature import Signature
 if TYPE_CHECKING:  # lagar.types brings numpy, which the supervisor does without
     from lagar.types import Handlers, Predictor, Rows
 
-Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "pyfunc", "custom", "form"]
+Kind = Literal["sklearn", "xgboost", "lightgbm", "catboost", "onnx", "mlflow", "pyfunc", "custom", "mlserver", "form"]
 
 
 class Asked(msgspec.Struct, frozen=True):

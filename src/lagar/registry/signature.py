@@ -76,6 +76,8 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     named: bool = False
     """True when the names come from the model (or its example), False when they are x0, x1, …"""
     task: Task = "unknown"
+    whole: bool = False
+    """True: it takes whole V2 requests, and rows only where it has fields; it was never tried with an example."""
     classes: tuple[Scalar, ...] | None = None
     """Class names in the order of the columns of `predict_proba`."""
     extra_fields: Literal["ignore", "refuse"] = "ignore"

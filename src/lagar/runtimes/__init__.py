@@ -71,6 +71,10 @@ def open_source(source: ModelSource, threads: int) -> Opened:
         return sized.open_source(source, threads)
     runtime = importlib.import_module(f"lagar.runtimes.{source.kind}")
     opened: Opened = runtime.open_source(source, threads)
+    if "mlserver" in source.options:
+        from lagar.runtimes import mlserver
+
+        mlserver.adapt(source, opened)
     return opened
 
 

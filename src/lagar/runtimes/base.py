@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from lagar.errors import InvalidInput
-from lagar.registry.signature import Field, Layout, Scalar, Signature, Task
+from lagar.registry.signature import Field, Layout, Output, Scalar, Signature, Task
 from lagar.types import Array, Outputs, Predictor, Rows
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -58,6 +58,8 @@ class Draft(msgspec.Struct):
     """Example rows that came with the model (MLflow's input example)."""
     open_fields: bool = False
     """True for custom code: fields may still be defined by an example or by lagar.toml."""
+    whole: tuple[Output, ...] | None = None
+    """The outputs of code that takes whole V2 requests, as far as they are known: no row can be made to try it with."""
 
 
 class Opened:
@@ -97,7 +99,7 @@ class Chain:
     def __init__(self, take: Input, transforms: Sequence[Callable[[Any], Any]], head: Head) -> None:
         self._take = take
         self._transforms = transforms
-        self._head = head
+        self.head = head
         self._names: tuple[str, ...] | None = None
 
     def bind(self, signature: Signature) -> None:
@@ -111,7 +113,7 @@ class Chain:
                 x = self._take(rows)
                 for transform in self._transforms:
                     x = transform(x)
-                return self._head.outputs(x, outputs)
+                return self.head.outputs(x, outputs)
         except ValueError as error:
             refuse_if_callers(rows, self._names, error)
             raise

@@ -17,7 +17,7 @@ from lagar.errors import InvalidInput, LoadFailed, SetupError
 from lagar.registry import manifest as manifests
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.signature import Field, Output, Scalar, Signature
-from lagar.runtimes import examples
+from lagar.runtimes import examples, mlserver
 from lagar.runtimes.base import Draft, Opened
 from lagar.types import Handlers, Outputs, Predictor, Rows
 
@@ -33,6 +33,8 @@ def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> Load
     if source.manifest is not None:
         recorded = manifests.decode(Path(source.manifest).read_bytes()).signature
         return _keep_recorded(source, opened, recorded, handlers)
+    if draft.whole is not None:
+        return _keep_whole(source, opened, draft.whole, handlers)
     table, raw = _example_table(source, draft, handlers)
     fields = _with_example(source, draft, table) if table is not None else draft.fields
     fields = _with_rules(source, draft, fields)
@@ -62,12 +64,16 @@ def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> Load
         example=tuple(shown),
         fields=_with_values(fields, records[0]),
     )
+    signature = mlserver.described(source, signature)
     return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
 
 
 def _keep_recorded(source: ModelSource, opened: Opened, signature: Signature, handlers: Handlers | None) -> LoadedModel:
     """A version from the registry: its signature was found when it was pushed, with an example that may be gone."""
     draft = opened.draft
+    if signature.whole:
+        opened.predictor.bind(signature)
+        return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings)
     if draft.fields is not None and signature.fields is not None and len(draft.fields) != len(signature.fields):
         raise LoadFailed(
             f"{source.path}: the model takes {len(draft.fields)} inputs and its version says {len(signature.fields)}; "
@@ -80,6 +86,26 @@ def _keep_recorded(source: ModelSource, opened: Opened, signature: Signature, ha
     return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
 
 
+def _keep_whole(
+    source: ModelSource, opened: Opened, outputs: tuple[Output, ...], handlers: Handlers | None
+) -> LoadedModel:
+    """Code that takes whole V2 requests: what its settings say is believed, since no request can be made for it."""
+    draft = opened.draft
+    signature = Signature(
+        fields=tuple(draft.fields or ()),
+        outputs=outputs,
+        native_outputs=draft.native,
+        layout=draft.layout,
+        named=draft.named,
+        task=draft.task,
+        whole=True,
+        extra_fields=source.options.get("extra_fields", "ignore"),
+        origin=_origin(source, draft),
+    )
+    opened.predictor.bind(signature)
+    return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings)
+
+
 def keep_apart(
     source: ModelSource,
     predictor: Predictor,
@@ -90,7 +116,7 @@ def keep_apart(
     """A version from the registry that another process has loaded: its signature is the recorded one."""
     assert source.manifest is not None
     signature = manifests.decode(Path(source.manifest).read_bytes()).signature
-    rows = _recorded_rows(source, signature, handlers)
+    rows = None if signature.whole else _recorded_rows(source, signature, handlers)
     return LoadedModel(source, predictor, signature, handlers, libraries, list(warnings), rows)
 
 
@@ -130,6 +156,7 @@ def _keep_unknown_width(
         signature = msgspec.structs.replace(
             signature, outputs=_outputs(opened.draft, answer), native_outputs=opened.draft.native, example=example
         )
+        signature = mlserver.described(source, signature)
         return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
     raise LoadFailed(
         f"{source.path}: the model does not say how many inputs it has and answered none of 1 to {_PROBED_WIDTHS}; "

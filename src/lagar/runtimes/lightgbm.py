@@ -105,8 +105,12 @@ class LightgbmHead(Head):
             self.meanings = {"predict": "the predicted class", "predict_proba": "the probability of each class"}
         self.native = self.names
 
+    def raw(self, x: Any) -> Array:
+        """What the booster itself answers."""
+        return self.booster.predict(x, num_threads=self._threads)  # type: ignore[no-any-return]
+
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
-        values = self.booster.predict(x, num_threads=self._threads)
+        values = self.raw(x)
         if self.labels is None:
             return {"predict": one_per_row(values)}
         proba = np.vstack((1.0 - values, values)).transpose() if values.ndim == 1 else values

@@ -90,6 +90,8 @@ class XgboostHead(Head):
         booster.set_param({"nthread": threads})
         learner = json.loads(booster.save_config())["learner"]
         objective: str = learner["objective"]["name"]
+        self.is_bare = wrapper is None and booster.attr("scikit_learn") is None
+        """True: saved without its scikit-learn wrapper."""
         self.has_trees = learner["gradient_booster"]["name"] != "gblinear"
         self.missing = np.nan if wrapper is None else wrapper.missing
         self.iterations = _iteration_range(booster, wrapper)
@@ -97,6 +99,7 @@ class XgboostHead(Head):
         targets = int(learner["learner_model_param"].get("num_target", "1"))
         self._binary = objective in {"binary:logistic", "binary:logitraw", "binary:hinge"}
         self._hinge = objective == "binary:hinge"
+        self.answers_labels = objective == "multi:softmax"
         self.answers_each_class = objective in {"multi:softmax", "multi:softprob"}
         if objective == "multi:softmax":  # gives labels only; the same trees give probabilities
             booster.set_param({"objective": "multi:softprob"})
@@ -118,7 +121,7 @@ class XgboostHead(Head):
         self.native = self.names
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
-        values = self._values(x)
+        values = self.raw(x)
         if self.task == "regressor":
             return {"predict": one_per_row(values)}
         found: Outputs = {}
@@ -137,7 +140,8 @@ class XgboostHead(Head):
         index = np.argmax(values, axis=1) if values.ndim == 2 else (values > self.border).astype(np.int64)
         return plain(self.labels.take(index, axis=0))
 
-    def _values(self, x: Any) -> Array:
+    def raw(self, x: Any) -> Array:
+        """What the booster itself answers; classes as probabilities."""
         if self.has_trees:
             return self.booster.inplace_predict(  # type: ignore[no-any-return]
                 x, iteration_range=self.iterations, missing=self.missing, validate_features=False

@@ -43,6 +43,11 @@ class Target(NamedTuple):
     """A label or an alias; None: whatever is live."""
 
 
+def _v2(deployment: DeploymentView, limits: Limits) -> Adapter:
+    """V2 in front of rows, or of a model that takes whole requests."""
+    return (whole.WholeAdapter if deployment.signature.whole else v2.V2Adapter)(deployment, limits)
+
+
 WIRES: Final[tuple[Wire, ...]] = (
     Wire(
         "native",
@@ -52,7 +57,7 @@ WIRES: Final[tuple[Wire, ...]] = (
     ),
     Wire(
         "v2",
-        v2.V2Adapter,
+        _v2,
         v2.error_answer,
         ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"),
         prefixes=("/v2",),

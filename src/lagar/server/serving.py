@@ -29,7 +29,7 @@ from lagar.protocols.base import Limits
 from lagar.registry import manifest
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.proof import Violation
-from lagar.runtimes import contract, sized
+from lagar.runtimes import contract, mlserver, sized
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.server.lane import Endpoint
@@ -65,8 +65,9 @@ class Loader:
         `apart` loads it in a process of its own, so that this one imports nothing; of the registry's versions only.
         """
         deployment = await asyncio.to_thread(self._open, source, apart) if in_thread else self._open(source, apart)
-        assert deployment.model.probe is not None, "runtimes.load leaves the rows that it has tried"
-        await deployment.isolate_if_needed(deployment.model.probe.slice(0, 1), self._threads)
+        probe = deployment.model.probe
+        if probe is not None:  # else it takes whole requests, which cannot be made up
+            await deployment.isolate_if_needed(probe.slice(0, 1), self._threads)
         if self._shadow is not None:
             deployment.watch(self._shadow, partial(self._on_violation, deployment))
         return deployment
@@ -92,10 +93,10 @@ class Loader:
                 model, installed = self._model(source, apart=apart)
                 undo.callback(_close_quietly, model)
                 deployment = Deployment(model, self._metrics, max_queue_rows=self._queue_rows)
-                assert model.probe is not None
                 if source.manifest is not None:
                     golden.check(manifest.decode(Path(source.manifest).read_bytes()), model.predictor, installed)
-                deployment.warm_up(model.probe.slice(0, 1))
+                if model.probe is not None:
+                    deployment.warm_up(model.probe.slice(0, 1))
             except LagarError:
                 raise
             except Exception as error:
@@ -110,6 +111,7 @@ class Loader:
     def _model(self, source: ModelSource, *, apart: bool) -> tuple[LoadedModel, Mapping[str, str] | None]:
         """A loaded model, and what is installed where it runs if that is not here."""
         python = interpreter(source)
+        apart = apart or mlserver.hides_another(source)
         apart = apart or (source.kind == "pyfunc" and source.manifest is not None)  # mlflow is not for every worker
         if python is None and (not apart or sized.covers(source.forms)):  # forms bring nothing large
             return runtimes.load(source, threads=self._threads), None
@@ -148,7 +150,7 @@ def is_at_hand(source: ModelSource) -> bool:
     if sized.covers(source.forms) and not source.code:
         # Boosters answer through their compiled code alone, and what is left of the libraries is ONNX Runtime.
         return "onnxruntime" in sys.modules or not any("onnxruntime" in form.libraries for form in source.forms)
-    if source.kind in ("custom", "mlflow", "pyfunc") or source.code:
+    if source.kind in ("custom", "mlflow", "mlserver", "pyfunc") or source.code:
         return False
     needed = [_MODULES.get(name, name.replace("-", "_")) for name in source.libraries]
     return all(module in sys.modules for module in [*needed, _KIND_MODULES.get(source.kind, source.kind)])

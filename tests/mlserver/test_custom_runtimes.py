@@ -1,0 +1,379 @@
+"""Classes derived from `mlserver.MLModel`: loaded without MLServer, asked with whole requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lagar import runtimes
+from lagar.errors import InvalidInput, LagarError, LoadFailed, MissingCode, ModelFailed, NotReady, SetupError
+from lagar.intake import paths
+from lagar.protocols.base import Envelope
+from lagar.protocols.whole import WholeAdapter
+from lagar.registry.model import Asked, LoadedModel
+from lagar.runtimes import mlserver
+from lagar.types import Rows
+from support.mlserver import SUM, custom, tensor
+
+
+class Deployed:
+    """What an adapter reads of a deployment."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.name, self.version = loaded.source.name, loaded.source.version
+        self.signature, self.handlers = loaded.signature, None
+        self.native_outputs = loaded.signature.native_outputs
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Any]:
+    """Loads a custom runtime of some code and closes it."""
+    models: list[LoadedModel] = []
+
+    def load(code: str = SUM, *, cls: str = "SumModel", **said: Any) -> LoadedModel:
+        custom(tmp_path / f"m{len(models)}", code, cls=cls, **({"name": "m"} | said))
+        (one,) = paths.find(Asked(paths=(str(tmp_path / f"m{len(models)}"),))).found
+        models.append(runtimes.load(one.source))
+        return models[-1]
+
+    yield load
+    for model in models:
+        model.predictor.close()
+
+
+def asked(loaded: LoadedModel, *inputs: Any, **more: Any) -> dict[str, Any]:
+    """The answer to a request, through the adapter and the predictor."""
+    adapter = WholeAdapter(Deployed(loaded))
+    body = json.dumps({"inputs": list(inputs), **more}).encode()
+    request = adapter.decode(body, "made-here")
+    assert request.rows is not None
+    outputs = loaded.predictor.predict(request.rows, request.outputs)
+    written, media, lines = adapter.encode(request, outputs)
+    assert media == "application/json"
+    assert b"ce-id: " in lines
+    return json.loads(written)  # type: ignore[no-any-return]
+
+
+def test_a_runtime_is_loaded_and_answers_whole_requests(opened: Any) -> None:
+    model = opened(parameters={"version": "v1", "extra": {"output_name": "sums"}})
+    assert model.signature.whole
+    assert model.source.version == "v1"
+    answer = asked(model, tensor([[1, 2], [3, 4]], datatype="FP32"), id="mine")
+    assert answer == {
+        "model_name": "m",
+        "model_version": "v1",
+        "id": "mine",
+        "parameters": {},
+        "outputs": [
+            {
+                "name": "sums",
+                "shape": [2, 1],
+                "datatype": "FP32",
+                "parameters": {"content_type": "np"},
+                "data": [3.0, 7.0],
+            }
+        ],
+    }
+    assert asked(model, tensor([[1, 2]]))["id"] == "made-here"
+
+
+def test_an_inference_error_is_the_callers_and_anything_else_the_models(
+    opened: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = """
+from mlserver import MLModel
+from mlserver.errors import InferenceError, MLServerError, ModelNotReady
+
+class Faulty(MLModel):
+    async def predict(self, payload):
+        what = payload.inputs[0].data[0]
+        if what == "caller":
+            raise InferenceError("this text is not taken")
+        if what == "away":
+            raise ModelNotReady(self.name)
+        if what == "server":
+            raise MLServerError("secret", 500)
+        return {"caller": 1}[what]
+"""
+    model = opened(code, cls="Faulty")
+    with pytest.raises(InvalidInput, match="this text is not taken"):
+        asked(model, tensor(["caller"], datatype="BYTES"))
+    with pytest.raises(NotReady):
+        asked(model, tensor(["away"], datatype="BYTES"))
+    for what in ("server", "else"):
+        with caplog.at_level(logging.ERROR), pytest.raises(ModelFailed) as failed:
+            asked(model, tensor([what], datatype="BYTES"))
+        assert "secret" not in failed.value.message
+    assert "KeyError: 'else'" in caplog.text
+
+
+def test_requests_of_one_call_run_side_by_side_and_fail_alone(opened: Any) -> None:
+    code = """
+import asyncio
+from mlserver import MLModel
+from mlserver.errors import InferenceError
+from mlserver.types import InferenceResponse
+
+class Meeting(MLModel):
+    async def load(self):
+        self.present, self.all_here = 0, asyncio.Event()
+        return True
+
+    async def predict(self, payload):
+        if payload.inputs[0].data[0] == 0:
+            raise InferenceError("alone")
+        self.present += 1
+        if self.present == 2:
+            self.all_here.set()
+        await self.all_here.wait()
+        return InferenceResponse(model_name=self.name, outputs=[])
+"""
+    model = opened(code, cls="Meeting")
+    requests = [mlserver.rows_of({"id": str(n), "inputs": [tensor([n])]}) for n in (1, 0, 2)]
+    outcomes = model.predictor.predict(Rows.join(requests), (mlserver.ANSWER,))[mlserver.ANSWER]
+    assert [outcome.get("status") for outcome in outcomes] == [None, 400, None]
+    assert [mlserver.answer_of(outcomes[place], "m")["id"] for place in (0, 2)] == ["1", "2"]
+
+
+def test_load_and_predict_share_a_loop_that_is_not_the_callers(opened: Any) -> None:
+    code = """
+import asyncio, threading
+from mlserver import MLModel
+from mlserver.types import InferenceResponse, ResponseOutput
+
+class Where(MLModel):
+    async def load(self):
+        self.loop, self.thread = asyncio.get_running_loop(), threading.current_thread().name
+        self.beats = 0
+        self.task = asyncio.create_task(self.beat())
+        return True
+
+    async def beat(self):
+        while True:
+            self.beats += 1
+            await asyncio.sleep(0.001)
+
+    async def predict(self, payload):
+        before = self.beats
+        while self.beats < before + 3:
+            await asyncio.sleep(0.001)
+        same = asyncio.get_running_loop() is self.loop
+        output = ResponseOutput(name="o", datatype="BYTES", shape=[2], data=[self.thread, str(same)])
+        return InferenceResponse(model_name=self.name, outputs=[output])
+
+    async def unload(self):
+        self.task.cancel()
+        return True
+"""
+    answer = asked(opened(code, cls="Where"), tensor([1]))
+    thread, same = answer["outputs"][0]["data"]
+    assert same == "True"
+    assert thread != threading.current_thread().name
+
+
+def test_a_missing_file_of_the_model_is_named(opened: Any) -> None:
+    code = SUM.replace(
+        "        return True",
+        "        from mlserver.utils import get_model_uri\n        return bool(await get_model_uri(self.settings))",
+    )
+    with pytest.raises(LoadFailed, match=r"Invalid URI specified for model m .*weights\.json"):
+        opened(code, parameters={"uri": "./weights.json"})
+
+
+def test_a_models_own_file_is_found_beside_its_settings(opened: Any, tmp_path: Path) -> None:
+    code = """
+from mlserver import MLModel
+from mlserver.types import InferenceResponse, ResponseOutput
+from mlserver.utils import get_model_uri
+
+class Reader(MLModel):
+    async def load(self):
+        with open(await get_model_uri(self.settings, wellknown_filenames=["weights.txt"])) as file:
+            self.text = file.read()
+        return True
+
+    async def predict(self, payload):
+        s = self.settings
+        said = [self.text, s.platform, s.versions[0], s.parameters.extra["k"], s.parameters.own, s.inputs[0].name]
+        output = ResponseOutput(name="said", datatype="BYTES", shape=[len(said)], data=said)
+        return InferenceResponse(model_name=self.name, outputs=[output])
+"""
+    (tmp_path / "m0").mkdir()
+    (tmp_path / "m0/weights.txt").write_text("seven")
+    model = opened(
+        code,
+        cls="Reader",
+        platform="mine",
+        versions=["lib/1"],
+        inputs=[{"name": "prompt", "datatype": "BYTES", "shape": [1]}],
+        parameters={"extra": {"k": "value"}, "own": "thing"},
+    )
+    assert asked(model, tensor([1]))["outputs"][0]["data"] == ["seven", "mine", "lib/1", "value", "thing", "prompt"]
+
+
+def test_answers_may_hold_objects_bytes_and_arrays(opened: Any) -> None:
+    code = """
+import numpy as np
+from mlserver import MLModel, types
+
+class Objects(MLModel):
+    async def predict(self, payload: types.InferenceRequest) -> types.InferenceResponse:
+        results = [{"text": t, "confidence": np.float32(0.5), "all": np.arange(2)} for t in payload.inputs[0].data]
+        return types.InferenceResponse(id=payload.id, model_name=self.name, parameters={"a": 1}, outputs=[
+            types.ResponseOutput(name="objects", shape=[len(results)], datatype="BYTES", data=results),
+            types.ResponseOutput(name="bytes", shape=[1], datatype="BYTES", data=b"caf\\xc3\\xa9"),
+            types.ResponseOutput(name="array", shape=[2, 2], datatype="INT64", data=np.arange(4).reshape(2, 2)),
+            types.ResponseOutput(name="nan", shape=[1], datatype="FP64", data=[float("nan")]),
+        ])
+"""
+    answer = asked(opened(code, cls="Objects"), tensor(["um", "dois"], datatype="BYTES", shape=[9]))
+    data = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert data["objects"] == [
+        {"text": "um", "confidence": 0.5, "all": [0, 1]},
+        {"text": "dois", "confidence": 0.5, "all": [0, 1]},
+    ]
+    assert (data["bytes"], data["array"], data["nan"]) == (["café"], [[0, 1], [2, 3]], [None])
+    assert answer["parameters"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("class Other:\n    pass", MissingCode, "has no class 'SumModel'"),
+        ("class SumModel:\n    pass", SetupError, "derived from mlserver.MLModel"),
+        ("from mlserver import MLModel\nclass SumModel(MLModel):\n    pass", SetupError, "has no predict"),
+        ("import nothing_like_it", MissingCode, "pip install nothing_like_it"),
+        ("from mlserver.kafka import server", MissingCode, "no counterpart of"),
+        ("1/0", LoadFailed, "ZeroDivisionError"),
+        (SUM.replace("return True", "return False"), LoadFailed, "returned False"),
+        (SUM.replace("return True", "raise ValueError('no weights')"), LoadFailed, "ValueError: no weights"),
+        (
+            "from mlserver import MLModel\nclass SumModel(MLModel):\n    async def predict_stream(self, p):\n"
+            "        yield",
+            SetupError,
+            "streams",
+        ),
+    ],
+)
+def test_a_class_that_cannot_be_served_is_refused_when_it_is_loaded(
+    opened: Any, code: str, kind: type[LagarError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        opened(code)
+
+
+def test_two_versions_may_have_modules_of_one_name(opened: Any) -> None:
+    first = opened(SUM.replace(".sum(axis=1)", ".sum(axis=1) + 1"))
+    second = opened(SUM)
+    answers = [asked(model, tensor([[1, 2]]))["outputs"][0]["data"] for model in (first, second, first)]
+    assert answers == [[4.0], [3.0], [4.0]]
+
+
+def test_rows_of_other_protocols_become_a_request_where_all_is_columns(opened: Any) -> None:
+    code = """
+from mlserver import MLModel
+from mlserver.codecs import PandasCodec
+
+class Frames(MLModel):
+    async def predict(self, payload):
+        frame = self.decode_request(payload, default_codec=PandasCodec)
+        frame["total"] = frame["a"] * 2
+        frame["text"] = frame["b"] + "!"
+        return PandasCodec.encode_response(self.name, frame[["total", "text"]], self.version)
+"""
+    model = opened(
+        code,
+        cls="Frames",
+        inputs=[
+            {"name": "a", "datatype": "FP64", "shape": [-1]},
+            {"name": "b", "datatype": "BYTES", "shape": [-1, 1], "parameters": {"content_type": "str"}},
+        ],
+        outputs=[
+            {"name": "total", "datatype": "FP64", "shape": [-1, 1]},
+            {"name": "text", "datatype": "BYTES", "shape": [-1, 1]},
+        ],
+    )
+    assert model.signature.names == ("a", "b")
+    rows = Rows(2, columns={"a": np.array([1.0, 2.0]), "b": np.array(["x", "y"], dtype=object)})
+    outputs = model.predictor.predict(rows, ("total", "text"))
+    assert outputs["total"].tolist() == [2.0, 4.0]
+    assert outputs["text"].tolist() == ["x!", "y!"]
+
+
+def test_rows_are_refused_where_the_settings_name_no_columns(opened: Any) -> None:
+    model = opened()
+    with pytest.raises(InvalidInput, match="takes whole V2 requests: POST /v2/models/m/infer"):
+        model.predictor.predict(Rows(1, columns={}), ())
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("[]", "must be an object with 'inputs'"),
+        ("{}", "'inputs' must be a list"),
+        ('{"inputs": [1]}', r"inputs\[0\] must be an object"),
+        ('{"inputs": [{"name": "x", "shape": [1], "data": [1]}]}', "input 'x' has no 'datatype'"),
+        ('{"inputs": [{"name": "x", "shape": [1], "datatype": "INT322", "data": [1]}]}', "INT322"),
+        ('{"inputs": [{"name": "x", "shape": [-1], "datatype": "FP32", "data": [1]}]}', "whole numbers"),
+        ('{"inputs": [], "outputs": [1]}', "'outputs' must be a list"),
+        ('{"inputs": [], "id": 5}', "'id' must be a string"),
+        ('{"inputs": [], "parameters": 5}', "'parameters' of the request"),
+    ],
+)
+def test_a_body_that_is_no_v2_request_is_refused_before_the_model_sees_it(opened: Any, body: str, words: str) -> None:
+    adapter = WholeAdapter(Deployed(opened()))
+    with pytest.raises(InvalidInput, match=words):
+        adapter.decode(body.encode(), "id")
+
+
+def test_a_shape_that_its_data_does_not_fill_is_the_callers_mistake(opened: Any) -> None:
+    with pytest.raises(InvalidInput, match="shape \\[3, 2\\]"):
+        asked(opened(), tensor([1.0, 2.0], shape=[3, 2]))
+
+
+def test_its_own_endpoints_and_metrics_are_told_of_and_do_no_harm(
+    opened: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        f"import mlserver\nfrom mlserver.handlers import custom_handler\n{SUM}"
+        + """
+    @custom_handler(rest_path="/my-endpoint")
+    async def mine(self, payload):
+        return 1
+""".replace("\n    @", "\n    @")
+    )
+    code = code.replace(
+        "        return True\n",
+        "        mlserver.register('seen', 'rows')\n        mlserver.log(seen=1)\n        return True\n",
+    )
+    model = opened(code)
+    assert any("/my-endpoint" in warning for warning in model.warnings)
+    assert "'seen'" in caplog.text
+    assert asked(model, tensor([[1, 2]]))["outputs"][0]["data"] == [3.0]
+
+
+def test_tensors_may_stand_behind_the_json_both_ways(opened: Any) -> None:
+    model = opened()
+    adapter = WholeAdapter(Deployed(model))
+    described = tensor(None, shape=[2, 2], datatype="FP32", binary_data_size=16)
+    del described["data"]
+    text = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode()
+    blob = np.array([1, 2, 3, 4], dtype="<f4").tobytes()
+    request = adapter.decode(text + blob, "id", Envelope(header_length=str(len(text))))
+    assert request.rows is not None
+    body, media, lines = adapter.encode(request, model.predictor.predict(request.rows, request.outputs))
+    assert media == "application/octet-stream"
+    size = int(lines.rpartition(b": ")[2])
+    output = json.loads(body[:size])["outputs"][0]
+    assert output["parameters"]["binary_data_size"] == len(body) - size == 8
+    assert np.frombuffer(body[size:], "<f4").tolist() == [3.0, 7.0]
+    for wrong, words in ((blob[:-1], "15 bytes are left"), (blob + b"x", "1 bytes behind the JSON belong to no input")):
+        with pytest.raises(InvalidInput, match=words):
+            adapter.decode(text + wrong, "id", Envelope(header_length=str(len(text))))
