@@ -126,7 +126,7 @@ def _load(port: int, asked: bytes, size: int, work: Path, options: argparse.Name
     body = work / "message"
     body.write_bytes(b"\0" + len(asked).to_bytes(4, "big") + asked)
     command = ["taskset", "-c", str(LOAD_CORE), "h2load", "-t", "1", "-c", str(options.connections)]
-    command += ["-m", str(options.streams), "--duration", str(options.seconds), "--warm-up-time", "1"]
+    command += ["-m", str(options.streams), "--duration", str(options.seconds)]
     command += ["-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"]
     said = subprocess.run(
         [*command, f"http://127.0.0.1:{port}{METHOD}"], capture_output=True, text=True, check=True

@@ -86,6 +86,23 @@ def test_a_model_is_ready_and_described_as_over_http(served: Served) -> None:
             assert described == [{key: tensor[key] for key in ("name", "datatype", "shape")} for tensor in theirs]
 
 
+def test_configuration_and_statistics_are_those_of_http(served: Served) -> None:
+    client, http = served.client, served.http
+    client.infer(request("logistic", rows(2)))
+    config, told = client.call("ModelConfig", name="products").config, http.get("/v2/models/products/config").json()
+    assert (config.name, config.backend, config.max_batch_size) == ("products", "lagar", told["max_batch_size"])
+    assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+    types = config.input[0].DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
+    for ours, theirs in ((config.input, told["input"]), (config.output, told["output"])):
+        listed = [{"name": t.name, "data_type": types[t.data_type].name, "dims": list(t.dims)} for t in ours]
+        assert listed == theirs
+    (counted,) = client.call("ModelStatistics", name="logistic").model_stats
+    assert counted.version == served.server.version("logistic")
+    assert counted.inference_stats.success.count >= 1
+    assert counted.inference_count >= 2 * counted.execution_count > 0
+    assert {one.name for one in client.call("ModelStatistics").model_stats} == {"logistic", "products", "gate"}
+
+
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("datatype", ["FP64", "FP32"])
 def test_numbers_are_those_of_http(served: Served, raw: bool, datatype: str) -> None:
@@ -384,7 +401,7 @@ def test_without_a_key_only_health_is_answered(locked: Locked) -> None:
     assert client.call("Check", HEALTH, service="logistic").status == 1
     closed = [
         (client.infer, (request("logistic", rows(1)),), {}),
-        *((client.call, (name,), {}) for name in ("ServerMetadata", "RepositoryIndex")),
+        *((client.call, (name,), {}) for name in ("ServerMetadata", "RepositoryIndex", "ModelStatistics")),
         *(
             (client.call, (name,), {"model_name": "logistic"})
             for name in ("RepositoryModelLoad", "RepositoryModelUnload")
@@ -412,6 +429,29 @@ def test_every_method_needs_the_key_of_its_twin(locked: Locked) -> None:
                     continue
                 refused = refusal(client.call, one.name, service)
                 assert refused.code() is grpc.StatusCode.UNAUTHENTICATED, one.name
+
+
+def test_the_repository_is_that_of_http(locked: Locked) -> None:
+    client, keys = locked
+    admin, infer = bearer(keys["admin"]), bearer(keys["infer"])
+    (entry,) = client.call("RepositoryIndex", metadata=bearer(keys["read"])).models
+    assert (entry.name, entry.state) == ("logistic", "READY")
+    assert client.call("RepositoryIndex", REPOSITORY, ready=True, metadata=admin).models
+    done = client.call("RepositoryModelUnload", model_name="logistic", metadata=admin)
+    assert (done.model_name, done.isUnloaded) == ("logistic", True)
+    assert client.call("RepositoryIndex", metadata=admin).models[0].state == "UNAVAILABLE"
+    refused = refusal(client.infer, request("logistic", rows(1)), metadata=infer)
+    assert refused.code() is grpc.StatusCode.NOT_FOUND
+    # as the client of KServe says it: the name in the first field
+    assert client.call("RepositoryModelLoad", repository_name="logistic", metadata=admin).isLoaded
+    assert client.infer(request("logistic", rows(1)), metadata=infer).outputs
+    refused = refusal(client.call, "RepositoryModelLoad", model_name="tulips", metadata=admin)
+    assert refused.code() is grpc.StatusCode.NOT_FOUND
+    file = message("inference.ModelRepositoryParameter")(bytes_param=b"x")
+    refused = refusal(
+        client.call, "RepositoryModelLoad", model_name="logistic", parameters={"file:1/m": file}, metadata=admin
+    )
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_wrong_scope_and_a_wrong_key_are_told_apart(locked: Locked) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ _WIRE: Final = {
 class Field:
     """One field of a message."""
 
-    __slots__ = ("kind", "message", "name", "number", "oneof", "repeated")
+    __slots__ = ("kind", "message", "name", "number", "oneof", "repeated", "values")
 
     def __init__(self, name: str, number: int, kind: str, *, repeated: bool = False, oneof: int | None = None) -> None:
         self.name = name
@@ -45,6 +45,8 @@ class Field:
         self.oneof = oneof
         """The place of its oneof in the message."""
         self.message: Message | None = None
+        self.values: dict[str, int] = {}
+        """Of an enum: word → number."""
 
     @property
     def packed(self) -> bool:
@@ -136,9 +138,7 @@ class Message:
         parts = [_text(1, self.name.rpartition(".")[2])]
         parts += [of_length(2, field.descriptor()) for field in self.fields.values()]
         parts += [of_length(3, inner.descriptor()) for inner in self.nested]
-        for name, values in self.enums:
-            listed = [of_length(2, _text(1, word) + of_number(2, number)) for word, number in values.items()]
-            parts.append(of_length(4, _text(1, name) + b"".join(listed)))
+        parts += [of_length(4, _enum_descriptor(name, values)) for name, values in self.enums]
         if self.entry:
             parts.append(of_length(7, of_number(7, 1)))
         parts += [of_length(8, _text(1, name)) for name in self.oneofs]
@@ -173,6 +173,8 @@ class ProtoFile:
         self.package = ""
         self.messages: dict[str, Message] = {}
         """Full name → type, nested ones too."""
+        self.enums: list[tuple[str, dict[str, int]]] = []
+        """Those that belong to no message."""
         self.services: dict[str, list[Rpc]] = {}
         """Full name → methods."""
         self._outer: list[Message] = []
@@ -185,14 +187,16 @@ class ProtoFile:
         """Every type by its full name, now that all are known."""
         for outer in self._outer:
             self.messages |= {message.name: message for message in outer.walk()}
-        enums = {f"{message.name}.{name}" for message in self.messages.values() for name, _ in message.enums}
+        enums = {f"{self.package}.{name}": values for name, values in self.enums}
+        enums |= {f"{m.name}.{name}": values for m in self.messages.values() for name, values in m.enums}
         for message in self.messages.values():
             for field in message.fields.values():
                 if field.kind not in _SCALARS:
                     field.kind = self._full_name(field.kind, message.name, enums)
                     field.message = self.messages.get(field.kind)
+                    field.values = enums.get(field.kind, {})
 
-    def _full_name(self, written: str, scope: str, enums: set[str]) -> str:
+    def _full_name(self, written: str, scope: str, enums: Mapping[str, Any]) -> str:
         """The type that a name means inside a message: the nearest one outwards."""
         while True:
             full = f"{scope}.{written}" if scope else written
@@ -206,12 +210,14 @@ class ProtoFile:
     def symbols(self) -> set[str]:
         """Full names of everything that reflection may be asked for."""
         methods = {f"{service}.{rpc.name}" for service, rpcs in self.services.items() for rpc in rpcs}
-        return {*self.messages, *self.services, *methods}
+        enums = {f"{self.package}.{name}" for name, _ in self.enums}
+        return {*self.messages, *self.services, *methods, *enums}
 
     def descriptor(self) -> bytes:
         """Its FileDescriptorProto."""
         parts = [_text(1, self.name), _text(2, self.package)]
         parts += [of_length(4, message.descriptor()) for message in self._outer]
+        parts += [of_length(5, _enum_descriptor(name, values)) for name, values in self.enums]
         for service, rpcs in self.services.items():
             methods = b"".join(of_length(2, rpc.descriptor()) for rpc in rpcs)
             parts.append(of_length(6, _text(1, service.rpartition(".")[2]) + methods))
@@ -242,6 +248,8 @@ class _Reader:
                 self._next(";")
             elif word == "message":
                 self._file.take(self._message(self._file.package))
+            elif word == "enum":
+                self._file.enums.append(self._enum())
             elif word == "service":
                 self._service()
             else:
@@ -327,6 +335,12 @@ def _text(number: int, value: str) -> bytes:
     return of_length(number, value.encode("utf-8"))
 
 
+def _enum_descriptor(name: str, values: Mapping[str, int]) -> bytes:
+    """Its EnumDescriptorProto."""
+    listed = [of_length(2, _text(1, word) + of_number(2, number)) for word, number in values.items()]
+    return _text(1, name) + b"".join(listed)
+
+
 def _encoded(field: Field, value: Any) -> bytes:
     number, kind = field.number, field.kind
     if field.message is not None:
@@ -337,7 +351,7 @@ def _encoded(field: Field, value: Any) -> bytes:
         return of_length(number, value)
     if kind == "double":
         return protobuf.of_double(number, value)
-    return of_number(number, int(value))
+    return of_number(number, field.values[value] if isinstance(value, str) else int(value))
 
 
 def _decoded(field: Field, wire: int, data: bytes, begin: int, end: int) -> Any:

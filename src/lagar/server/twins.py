@@ -71,6 +71,10 @@ def _model(suffix: str) -> Callable[[Asked], str]:
     return path
 
 
+def _statistics(asked: Asked) -> str:
+    return _model("/stats")(asked) if asked.get("name") else "/v2/models/stats"
+
+
 def _stored(suffix: str) -> Callable[[Asked], str]:
     def path(asked: Asked) -> str:
         return f"/v2/repository/models/{_stored_name(asked)}/{suffix}"
@@ -105,6 +109,8 @@ TWINS: Final[dict[str, Twin]] = {
     "ModelReady": Twin("GET", _model("/ready"), lambda _, body: {"ready": True}),
     "ServerMetadata": Twin("GET", lambda _: "/v2"),
     "ModelMetadata": Twin("GET", _model(""), _metadata),
+    "ModelConfig": Twin("GET", _model("/config"), lambda _, body: {"config": body}),
+    "ModelStatistics": Twin("GET", _statistics),
     "RepositoryIndex": Twin(
         "POST",
         lambda _: "/v2/repository/index",
