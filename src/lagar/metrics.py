@@ -96,6 +96,9 @@ class _Series(msgspec.Struct, frozen=True):
     start: int
 
 
+_decoder = msgspec.json.Decoder(_Series)  # built once, here: scrapes run in threads
+
+
 class Counter:
     """A whole number that grows (or, for a gauge, goes up and down)."""
 
@@ -239,6 +242,6 @@ def _read_series(path: Path) -> Iterator[_Series]:
         return
     for line in lines:
         try:
-            yield msgspec.json.decode(line, type=_Series)
+            yield _decoder.decode(line)
         except msgspec.DecodeError:
             continue  # empty, or torn: whoever comes next writes the series again

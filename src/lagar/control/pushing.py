@@ -56,6 +56,10 @@ class Task(msgspec.Struct, frozen=True):
     trust: bool = False
 
 
+_lines = msgspec.json.Decoder(PushLine)
+_tasks = msgspec.json.Decoder(Task)
+
+
 async def lines(task: Task) -> AsyncGenerator[PushLine, None]:
     """Take a version in: its steps as they are done, then how it ended. Closing this ends the process and its own."""
     process = await asyncio.create_subprocess_exec(
@@ -68,7 +72,7 @@ async def lines(task: Task) -> AsyncGenerator[PushLine, None]:
     try:
         process.stdin.write(msgspec.json.encode(task) + b"\n")
         while data := await process.stdout.readline():
-            line = msgspec.json.decode(data, type=PushLine)
+            line = _lines.decode(data)
             ended = line.version is not None or line.error is not None
             yield line
         if not ended:
@@ -82,7 +86,7 @@ async def lines(task: Task) -> AsyncGenerator[PushLine, None]:
 
 def main() -> None:
     """One push; see the module."""
-    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    task = _tasks.decode(sys.stdin.buffer.readline())
     answer = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what anything else prints is no line of the answer
     threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -97,6 +97,9 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped_columns: tuple[str, ...] = ()
 
 
+_decoder = msgspec.json.Decoder(Profile)
+
+
 def encode(profile: Profile) -> bytes:
     """The profile as its file."""
     return msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1)
@@ -104,7 +107,7 @@ def encode(profile: Profile) -> bytes:
 
 def decode(data: bytes) -> Profile:
     """The profile in these bytes; raises msgspec.ValidationError."""
-    return msgspec.json.decode(data, type=Profile)
+    return _decoder.decode(data)
 
 
 def words(profile: Profile) -> tuple[str, ...]:

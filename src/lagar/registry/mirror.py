@@ -25,6 +25,7 @@ _SEEN: Final = ".objects.json"
 
 Listing = dict[str, tuple[str, int]]
 """Path under the prefix → etag and size."""
+_decoder: msgspec.json.Decoder[Listing] = msgspec.json.Decoder(Listing)
 
 
 def is_url(path: str) -> bool:
@@ -140,7 +141,7 @@ class Mirror:
     def _seen(self) -> Listing:
         """What the folder holds by its own record; of a copy that was killed, nothing."""
         try:
-            seen = msgspec.json.decode((self._folder / _SEEN).read_bytes(), type=Listing)
+            seen = _decoder.decode((self._folder / _SEEN).read_bytes())
         except (OSError, msgspec.DecodeError):
             return {}
         return {place: entry for place, entry in seen.items() if (self.path / place if place else self.path).is_file()}
