@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import lagar
 from lagar import settings
+from lagar.client.given import Label
 from lagar.client.operations import DEFAULT_URL, Operations
 from lagar.client.wire import AsyncWire, BlockingWire, finish
 from lagar.errors import SettingsError
@@ -121,7 +122,7 @@ class AsyncClient(Operations):
 class PushOptions(TypedDict, total=False):
     """What `push` takes beside the name and the path; see `Client.push`."""
 
-    version: str | None
+    version: Label | None
     example: str | Path | None
     training_data: str | Path | None
     code: Iterable[str | Path]
@@ -155,7 +156,7 @@ def push(
 def base_url(url: str | None) -> str:
     """The address of a server without a slash at its end; raises SettingsError for what is none."""
     given = url or settings.client_url() or DEFAULT_URL
-    parts = urlsplit(given)
+    parts = urlsplit(given if isinstance(given, str) else "")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise SettingsError(f"the server must be a URL like {DEFAULT_URL}, got {given!r}")
     return given.rstrip("/")

@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from lagar.client import given
 from lagar.client.decided import settled, undecided
-from lagar.client.upload import each
+from lagar.client.given import Label
 from lagar.registry import answers
 from lagar.registry.answers import GarbageCard, GenerationCard, ModelCard, TrafficCard, VersionCard, VersionReport
 from lagar.registry.catalog import who
 from lagar.registry.difference import Difference
 from lagar.registry.releases import Releases, Who, open_default
-from lagar.settings import Compile, compile_mode
+from lagar.settings import Compile
 
 
 class Local:
@@ -29,27 +31,27 @@ class Local:
         return answers.model_cards(self._releases)
 
     def model(self, name: str) -> ModelCard:
-        return answers.model_card(self._releases, name)
+        return answers.model_card(self._releases, _name(name))
 
     def versions(self, name: str) -> tuple[VersionCard, ...]:
-        return answers.version_cards(self._releases, name)
+        return answers.version_cards(self._releases, _name(name))
 
-    def version(self, name: str, version: str | None = None) -> VersionReport:
-        ref = answers.usual_version(self.model(name)) if version is None else version
-        return answers.version_report(self._releases, name, ref)
+    def version(self, name: str, version: Label | None = None) -> VersionReport:
+        ref = answers.usual_version(self.model(name)) if version is None else _version(version)
+        return answers.version_report(self._releases, _name(name), ref)
 
     def history(self, name: str) -> tuple[TrafficCard, ...]:
-        return answers.history_cards(self._releases, name)
+        return answers.history_cards(self._releases, _name(name))
 
-    def diff(self, name: str, before: str, after: str) -> Difference:
-        return self._releases.diff(name, before, after)
+    def diff(self, name: str, before: Label, after: Label) -> Difference:
+        return self._releases.diff(_name(name), _version(before), _version(after))
 
     def push(
         self,
         name: str,
         path: str | Path,
         *,
-        version: str | None = None,
+        version: Label | None = None,
         example: str | Path | None = None,
         training_data: str | Path | None = None,
         code: Iterable[str | Path] = (),
@@ -66,57 +68,67 @@ class Local:
 
         pushed = push(
             self._releases,
-            name,
-            Path(path),
-            version=version,
-            example=None if example is None else Path(example),
-            training_data=None if training_data is None else Path(training_data),
-            code=each(code),
-            metrics=dict(metrics or {}),
-            alias=alias,
-            note=note,
-            requirements=None if requirements is None else Path(requirements),
-            compiling=None if compile is None else compile_mode(compile, "compile"),
-            trust=trust,
+            _name(name),
+            given.place(path, "path"),
+            version=given.maybe(given.word, version, "version"),
+            example=given.maybe(given.place, example, "example"),
+            training_data=given.maybe(given.place, training_data, "training_data"),
+            code=given.places(code, "code"),
+            metrics=given.scores(metrics),
+            alias=given.maybe(given.word, alias, "alias"),
+            note=given.word(note, "note"),
+            requirements=given.maybe(given.place, requirements, "requirements"),
+            compiling=given.maybe(given.mode, compile, "compile"),
+            trust=given.yes(trust, "trust"),
             who=self._who,
             on_step=on_step or (lambda _step, _words: None),
             isolate=environment.isolation(self._releases.environments),
         )
-        return answers.version_report(self._releases, name, pushed.version)
+        return answers.version_report(self._releases, pushed.model, pushed.version)
 
     def promote(
-        self, name: str, version: str, *, note: str = "", wait: bool = True, timeout: float = 60.0
+        self, name: str, version: Label, *, note: str = "", wait: bool = True, timeout: float = 60.0
     ) -> GenerationCard:
-        number = self._releases.propose(name, {version: 100}, self._who, note=note)
+        number = self._releases.propose(_name(name), {_version(version): 100}, self._who, note=_note(note))
         return self._decided(number, timeout if wait else None)
 
     def rollback(self, name: str, *, note: str = "", wait: bool = True, timeout: float = 60.0) -> GenerationCard:
-        return self._decided(self._releases.rollback(name, self._who, note=note), timeout if wait else None)
+        number = self._releases.rollback(_name(name), self._who, note=_note(note))
+        return self._decided(number, timeout if wait else None)
 
     def traffic(
         self,
         name: str,
-        weights: Mapping[str, int],
+        weights: Mapping[Any, int],
         *,
-        shadow: str | None = None,
+        shadow: Label | None = None,
         note: str = "",
         wait: bool = True,
         timeout: float = 60.0,
     ) -> GenerationCard:
-        number = self._releases.propose(name, weights, self._who, action="traffic", note=note, shadow=shadow)
+        number = self._releases.propose(
+            _name(name),
+            given.shares(weights),
+            self._who,
+            action="traffic",
+            note=_note(note),
+            shadow=given.maybe(given.word, shadow, "shadow"),
+        )
         return self._decided(number, timeout if wait else None)
 
-    def alias(self, name: str, alias: str, version: str) -> dict[str, str]:
-        self._releases.set_alias(name, alias, version, self._who)
-        return self._releases.aliases(name)
+    def alias(self, name: str, alias: str, version: Label) -> dict[str, str]:
+        model = _name(name)
+        self._releases.set_alias(model, _alias(alias), _version(version), self._who)
+        return self._releases.aliases(model)
 
     def drop_alias(self, name: str, alias: str) -> dict[str, str]:
-        self._releases.drop_alias(name, alias, self._who)
-        return self._releases.aliases(name)
+        model = _name(name)
+        self._releases.drop_alias(model, _alias(alias), self._who)
+        return self._releases.aliases(model)
 
-    def retire(self, name: str, version: str, *, undo: bool = False) -> VersionCard:
-        label = self._releases.retire(name, version, self._who, undo=undo).version
-        return answers.version_report(self._releases, name, label).card
+    def retire(self, name: str, version: Label, *, undo: bool = False) -> VersionCard:
+        done = self._releases.retire(_name(name), _version(version), self._who, undo=undo)
+        return answers.version_report(self._releases, done.model, done.version).card
 
     def gc(self, *, dry_run: bool = False) -> GarbageCard:
         return answers.garbage_card(self._releases.gc(dry_run=dry_run), dry_run=dry_run)
@@ -146,3 +158,19 @@ class Local:
                 raise undecided(card, timeout_s)
             # an end by time is no change of the catalog: look each second whether it has come
             self._releases.wait_changed(min(left, 1.0))
+
+
+def _name(name: Any) -> str:
+    return given.word(name, "a model's name")
+
+
+def _version(version: Any) -> str:
+    return given.word(version, "a version")
+
+
+def _alias(alias: Any) -> str:
+    return given.word(alias, "an alias")
+
+
+def _note(note: Any) -> str:
+    return given.word(note, "note")

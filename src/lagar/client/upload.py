@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +13,6 @@ from lagar.registry.answers import FOLDER_TYPE
 
 PIECE_BYTES: Final = 256 * 1024
 _LEFT_OUT: Final = ("__pycache__", ".git", ".venv")
-
-
-def each(given: Iterable[str | Path]) -> tuple[Path, ...]:
-    """The paths; one by itself, which Python would take for its characters, is one path."""
-    return (Path(given),) if isinstance(given, (str, Path)) else tuple(map(Path, given))
 
 
 class Upload:
