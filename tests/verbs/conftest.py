@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +18,7 @@ from sklearn.datasets import load_wine
 from sklearn.linear_model import LogisticRegression
 
 from lagar.cli.main import main
-from support.server import lagar
+from support.server import LAGAR, clean_env, lagar
 
 
 class Stock(NamedTuple):
@@ -33,6 +36,38 @@ def quick_model(path: Path, c: float = 1.0) -> Path:
     rows, labels = load_wine(return_X_y=True, as_frame=True)
     joblib.dump(LogisticRegression(max_iter=2000, C=c).fit(rows.iloc[:, [0, 5, 6, 9]], labels), path)
     return path
+
+
+def endless_model(folder: Path) -> Path:
+    """A model that never finishes loading."""
+    folder.mkdir(parents=True)
+    (folder / "lagar.toml").write_text('class = "c:C"\n[fields.x]\ntype = "float"\n')
+    (folder / "c.py").write_text(
+        "import threading\n\n\nclass C:\n    def load(self, path):\n        threading.Event().wait()\n\n"
+        "    def predict(self, rows):\n        pass\n"
+    )
+    return folder
+
+
+def interrupted(*args: str | Path, home: Path) -> str:
+    """What a push says when Ctrl-C ends it while its model is loaded."""
+    folder = home.parent / "staged"
+    folder.mkdir(exist_ok=True)
+    with subprocess.Popen(
+        [LAGAR, "push", *map(str, args)], env=clean_env(home, {"TMPDIR": str(folder)}), stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        try:
+            said = process.stderr.readline()
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            said += process.stderr.read()
+            assert process.wait(120) == 128 + signal.SIGINT, said
+        finally:
+            process.kill()
+    assert said.startswith("lagar: scan"), said
+    assert list(folder.iterdir()) == []
+    return said.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")

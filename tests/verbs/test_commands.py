@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from lagar.registry.releases import open_releases
 from support.server import LAGAR, clean_env, lagar
 from support.wait import eventually
-from verbs.conftest import Stock, answer, refusal, run
+from verbs.conftest import Stock, answer, endless_model, interrupted, refusal, run
 
 SCREEN = [["models"], ["versions", "wine"], ["show", "wine@v1.0.10"], ["diff", "wine", "v1.0.9", "v1.0.10"],
           ["history", "wine"]]  # fmt: skip
@@ -103,6 +104,13 @@ def test_a_terminal_sees_the_step_that_runs_unless_no_colour_is_wanted(stock: St
     assert "step 1 of 7" in moving
     assert "\r\x1b[K" in moving
     assert "b@1" in moving
+
+
+def test_ctrl_c_ends_a_push_and_says_that_nothing_is_kept(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    last = interrupted("m", endless_model(tmp_path / "m"), home=home)
+    assert re.fullmatch("lagar: interrupted at (scan|load): nothing of it was kept", last)
+    assert answer("models", home=home) == []
 
 
 # Looks

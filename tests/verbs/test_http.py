@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from support.models import scripted_model
 from support.server import LagarServer, children_of
 from support.wait import eventually
 from support.wire import Wire
-from verbs.conftest import Stock, answer, quick_model, refusal, run
+from verbs.conftest import Stock, answer, endless_model, interrupted, quick_model, refusal, run
 
 NDJSON = "application/x-ndjson"
 UPLOAD_BYTES = 300_000_000
@@ -134,6 +135,7 @@ def test_refusals_have_their_status_and_the_one_shape(shared: Keyed) -> None:
     client = shared.client
     assert error_of(client.get("/api/models/beer"), 404)["code"] == "not_found"
     assert error_of(client.get("/api/generations/77"), 404)["code"] == "not_found"
+    assert error_of(client.delete("/api/models/wine/aliases/nobody"), 404)["code"] == "not_found"
     assert "'after'" in error_of(client.get("/api/models/wine/diff?before=v1.0.9"), 400)["message"]
     assert error_of(client.get("/api/generations/x"), 400)["code"] == "invalid_input"
     assert error_of(client.get("/api/nothing"), 404)["code"] == "not_found"
@@ -162,8 +164,16 @@ def test_read_looks_and_only_admin_changes(keyed: Keyed) -> None:
 
 def test_the_commands_say_which_key_they_want(shared: Keyed) -> None:
     home, url = shared.stock.home, shared.server.url
-    assert "API key" in refusal("models", "--to", url, home=home)
-    assert "scope 'admin'" in refusal("rollback", "wine", "--to", url, "--key", shared.keys["read"], home=home)
+    missing = refusal("models", "--to", url, home=home)
+    assert "API key with scope 'read'" in missing
+    assert missing.endswith("a key is given with --key KEY, or in LAGAR_KEY")
+    weak = refusal("rollback", "wine", "--to", url, "--key", shared.keys["read"], home=home)
+    assert "scope 'admin'" in weak
+    assert weak.endswith("that key came from --key")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAGAR_KEY", "lagar_no_such")
+        unknown = refusal("push", "wine", shared.stock.first, "--to", url, home=home)
+    assert unknown.endswith("that key came from LAGAR_KEY, and --key KEY gives another")
 
 
 def test_who_asked_cannot_be_made_up(keyed: Keyed) -> None:
@@ -387,6 +397,14 @@ def test_whoever_leaves_during_the_intake_leaves_nothing_and_nobody_waits(shared
     eventually(lambda: not intakes(control), 90, "the end of the intake")
     eventually(lambda: uploads(shared.stock.home) == [], 90, "an empty folder of uploads")
     assert error_of(shared.client.get("/api/models/left"), 404)
+
+
+def test_ctrl_c_ends_a_push_to_a_server_too(shared: Keyed, tmp_path: Path) -> None:
+    model = endless_model(tmp_path / "m")
+    last = interrupted("endless", model, *shared.remote(), home=tmp_path / "home")
+    assert re.fullmatch("lagar: interrupted at (scan|load): nothing of it was kept", last)
+    eventually(lambda: uploads(shared.stock.home) == [], 90, "an empty folder of uploads")
+    assert error_of(shared.client.get("/api/models/endless"), 404)
 
 
 def test_uploads_of_a_killed_server_are_removed_by_the_next_push(stock: Stock) -> None:

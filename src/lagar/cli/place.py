@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lagar.errors import SettingsError
+from lagar import settings
+from lagar.errors import Forbidden, SettingsError, Unauthorized
 
 if TYPE_CHECKING:
     from lagar.client.clients import Client
@@ -20,14 +23,32 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return once every 
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", min=0.1)]
 
 
-def place(to: str | None, key: str | None) -> Client | Local:
-    """The verbs of a server, or of the home; both have the same methods and give the same answers."""
+@contextlib.contextmanager
+def place(to: str | None, key: str | None) -> Iterator[Client | Local]:
+    """The verbs of a server, or of the home; both have the same methods and give the same answers.
+
+    A server that refuses the key is told of with the flag that gives another.
+    """
     if to is not None:
         from lagar.client.clients import Client
 
-        return Client(to, key=key)
+        with Client(to, key=key) as client:
+            try:
+                yield client
+            except (Unauthorized, Forbidden) as error:
+                raise type(error)(f"{client.url}: {error.message}; {_next_key(key)}") from error
+        return
     if key is not None:
         raise SettingsError("--key is for a server: name it with --to URL")
     from lagar.client.local import Local
 
-    return Local()
+    with Local() as home:
+        yield home
+
+
+def _next_key(key: str | None) -> str:
+    if key is not None:
+        return "that key came from --key"
+    if settings.client_key() is not None:
+        return "that key came from LAGAR_KEY, and --key KEY gives another"
+    return "a key is given with --key KEY, or in LAGAR_KEY"

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -20,6 +21,8 @@ from lagar.errors import SettingsError
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 STEPS = ("scan", "load", "signature", "prove", "lock", "profile", "commit")
+_LAST = ("profile", "commit")
+"""From here on the end may have come before Ctrl-C did: a server commits by itself."""
 
 
 @app.command()
@@ -68,7 +71,7 @@ def push(
     A push moves no traffic: `lagar promote` does. Of a refused one nothing is kept but a line of the audit.
     """
     metrics = dict(metric_of(text) for text in metric or ())
-    with place(to, key) as verbs, Steps(f"{name} from {path.name}", quiet=as_json) as steps:
+    with Steps(name, path.name, quiet=as_json) as steps, place(to, key) as verbs:
         report = verbs.push(
             name,
             path,
@@ -109,14 +112,18 @@ def metric_of(text: str) -> tuple[str, float]:
 class Steps:
     """The steps of a push on stderr: as they are done, and on a terminal the one that runs."""
 
-    def __init__(self, what: str, *, quiet: bool) -> None:
+    def __init__(self, name: str, file: str, *, quiet: bool) -> None:
         self._quiet = quiet
         self._live = sys.stderr.isatty() and not settings.no_colour() and not quiet
-        self._what = what
+        self._name = name
+        self._what = f"{name} from {file}"
         self._began = time.monotonic()
+        self._step = ""
+        """The last one that was heard of."""
 
     def heard(self, step: str, words: str) -> None:
         """A step begins (no words), or is done, and `words` say what it found."""
+        self._step = step
         if self._quiet:
             return
         now = time.monotonic()
@@ -140,7 +147,17 @@ class Steps:
             sys.stderr.write(f"lagar: {self._what}\n")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+        if kind is KeyboardInterrupt:
+            say(self._interrupted())
+
+    def _interrupted(self) -> str:
+        """What Ctrl-C leaves: nothing, unless the version was just being committed."""
+        if self._step in _LAST:
+            return f"interrupted at {self._step}: `lagar versions {self._name}` shows whether it became a version"
+        return f"interrupted{f' at {self._step}' if self._step else ''}: nothing of it was kept"

@@ -34,6 +34,7 @@ NDJSON: Final = "application/x-ndjson"
 LONGEST_WAIT_S: Final = 30.0
 """How long one look at a generation waits for its end."""
 LOOK_INTERVAL_S: Final = 0.05
+BEAT_S: Final = 1.0
 INTAKES: Final = 2
 """Pushes that are taken in at a time; the others wait."""
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -78,6 +79,11 @@ class GarbageBody(msgspec.Struct, forbid_unknown_fields=True):
     """Whether only to look."""
 
     dry_run: bool = False
+
+
+_BODIES: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (VersionBody, NoteBody, TrafficBody, AliasBody, GarbageBody)
+}
 
 
 def add_verbs(app: FastAPI, state: ControlState) -> None:
@@ -257,6 +263,22 @@ class PushAnswer(Response):
         if streamed:
             head = [(b"content-type", NDJSON.encode())]
             await send({"type": "http.response.start", "status": 200, "headers": head})
+        beating = asyncio.create_task(self._beat(send)) if streamed else None
+        try:
+            await self._told(task, scope, receive_, send, streamed=streamed)
+        finally:
+            if beating is not None:
+                beating.cancel()
+        if streamed:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _beat(self, send: Send) -> None:
+        """Blanks before the next line: only a write shows that whoever reads the answer has closed the connection."""
+        while not self._decided:
+            await send({"type": "http.response.body", "body": b" ", "more_body": True})
+            await asyncio.sleep(BEAT_S)
+
+    async def _told(self, task: Task, scope: Scope, receive_: Receive, send: Send, *, streamed: bool) -> None:
         async with self._turns, contextlib.aclosing(pushing.lines(task)) as lines:
             async for line in lines:
                 self._decided = line.version is not None or line.error is not None
@@ -265,8 +287,6 @@ class PushAnswer(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 elif self._decided:
                     await self._whole(line)(scope, receive_, send)
-        if streamed:
-            await send({"type": "http.response.body", "body": b""})
 
     def _whole(self, line: PushLine) -> Response:
         if line.error is not None:
@@ -341,10 +361,11 @@ async def _body(request: Request, kind: type[T]) -> T:
         if len(data) > MAX_BODY_BYTES:
             raise InvalidInput(f"the body has more than {MAX_BODY_BYTES} bytes")
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        body: T = _BODIES[kind].decode(data or b"{}")
     except msgspec.MsgspecError as error:
         names = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))  # type: ignore[arg-type]
         raise InvalidInput(f"the body must be a JSON object of {names}: {error}") from None
+    return body
 
 
 async def who_asked(request: Request, state: ControlState) -> Who:
