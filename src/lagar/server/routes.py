@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from lagar.protocols import grpc, native, v2
+from lagar.protocols import grpc, native, v2, whole, whole_grpc
 from lagar.protocols.base import Adapter, DeploymentView, ErrorAnswer, Limits
 
 Shape = Callable[[BaseException, str], ErrorAnswer]
@@ -48,6 +48,11 @@ def _v2(deployment: DeploymentView, limits: Limits) -> Adapter:
     return (whole.WholeAdapter if deployment.signature.whole else v2.V2Adapter)(deployment, limits)
 
 
+def _grpc(deployment: DeploymentView, limits: Limits) -> Adapter:
+    """The same for ModelInfer of gRPC, whose calls come by no path."""
+    return (whole_grpc.WholeGrpcAdapter if deployment.signature.whole else grpc.GrpcAdapter)(deployment, limits)
+
+
 WIRES: Final[tuple[Wire, ...]] = (
     Wire(
         "native",
@@ -63,7 +68,7 @@ WIRES: Final[tuple[Wire, ...]] = (
         prefixes=("/v2",),
         binary=True,
     ),
-    Wire("grpc", grpc.GrpcAdapter, v2.error_answer, ()),
+    Wire("grpc", _grpc, v2.error_answer, ()),
 )
 
 
