@@ -83,6 +83,28 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_what_is_there_can_be_read_on_a_full_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = f"{sys.executable} -c 'import sys; from lagar.cli.main import main; sys.exit(main(sys.argv[1:]))'"
+    script = (
+        f"mount -t tmpfs -o size=2m none {folder} && {command} keys create --name old --scope read --json && "
+        f"(cat /dev/zero > {folder}/fill 2>/dev/null; true) && {command} keys list && {command} models && "
+        f"! {command} keys create --name new --scope read"
+    )
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk to fill")
+    env = {**os.environ, "LAGAR_HOME": str(folder / "home")}
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=env, capture_output=True, text=True, check=False)
+    if "mount:" in done.stderr:
+        pytest.skip("this user may not mount a small disk to fill")
+    assert done.returncode == 0, done.stderr
+    assert "old" in done.stdout.splitlines()[-1]
+    empty, full = done.stderr.splitlines()[-2:]
+    assert empty.startswith("lagar: there is no model yet")
+    assert "the disk is full; free some space" in full
+
+
 def test_a_run_folder_holds_sockets_and_goes_with_its_server(tmp_path: Path) -> None:
     home = open_home(tmp_path / "h")
     with home.run_folder() as folder:

@@ -181,7 +181,11 @@ class PromoteRefused(SetupError):
 
 
 class ChangedArtifact(SetupError):
+    """A stored file that is not what was committed."""
+
     code = "changed_artifact"
+    sha256: str = ""
+    """Of the file as it was committed, where every version that has it is hurt."""
 
 
 class Unreachable(SetupError):

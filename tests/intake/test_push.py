@@ -126,9 +126,11 @@ def test_a_label_that_is_taken_by_another_content_is_refused(
     releases: Releases, logistic: Trained, wine: Trained, staged: Path
 ) -> None:
     push.push(releases, "m", logistic.path, version="v1", who=WHO)
+    begun: list[str] = []
     with pytest.raises(VersionExists, match="m@v1 exists with another content"):
-        push.push(releases, "m", wine.path, version="v1", who=WHO)
-    assert releases.audit("m")[0].details["step"] == "commit"
+        push.push(releases, "m", wine.path, version="v1", who=WHO, on_step=lambda step, _: begun.append(step))
+    assert begun == ["scan"], "nothing is opened for a label that cannot be had"
+    assert releases.audit("m")[0].details["step"] == "scan"
     assert list(staged.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import stat
 from pathlib import Path
 
@@ -75,9 +76,30 @@ def test_an_artifact_that_was_changed_in_the_folder_is_refused_with_both_hashes(
         blob.write_bytes(b"other")
         with pytest.raises(ChangedArtifact) as caught:
             releases.source(version)
-        for words in (str(blob), sha256(b"other"), sha256(b"weights"), "push the model again"):
+        for words in (str(blob), sha256(b"other"), sha256(b"weights"), "push the model again", "part of wine@1"):
             assert words in str(caught.value)
         push(releases, tmp_path, FILES)  # as the message says
+        assert (releases.lay_out(version.manifest) / "model.onnx").read_bytes() == b"weights"
+
+
+def test_a_laid_out_file_that_is_the_stored_one_is_refused_with_what_mends_both(tmp_path: Path) -> None:
+    with Place(tmp_path / "home").open() as releases:
+        version = push(releases, tmp_path, FILES)
+        push(releases, tmp_path, FILES, model="twin")
+        folder = releases.lay_out(version.manifest)
+        (folder / "model.onnx").chmod(0o644)
+        (folder / "model.onnx").write_bytes(b"other")  # in place: the stored file is the same one
+        with pytest.raises(ChangedArtifact) as caught:
+            releases.source(version)
+        for words in (
+            sha256(b"other"),
+            "push the model again",
+            f"then remove the folder {folder}",
+            "part of twin@1, wine@1",
+        ):
+            assert words in str(caught.value)
+        push(releases, tmp_path, FILES)
+        shutil.rmtree(folder)
         assert (releases.lay_out(version.manifest) / "model.onnx").read_bytes() == b"weights"
 
 

@@ -44,6 +44,14 @@ class Made(msgspec.Struct, frozen=True):
         """Whether a version was made of just this."""
         return not manifest.requirements and _bytes(self) == _bytes(made_of(manifest))
 
+    def may_be(self, manifest: Manifest) -> bool:
+        """Whether a version can have been made of this; whether it was tried with the same rows does not matter."""
+        return all(
+            getattr(self, name) == getattr(made_of(manifest), name)
+            for name in self.__struct_fields__
+            if name != "example"
+        )
+
 
 class Content:
     """A found model: its files, each with its place in the version."""

@@ -27,6 +27,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,9 @@ OnStep = Callable[[str, str], None]
 Isolate = Callable[[Requirements, bool, Callable[[str], None]], Environment]
 """Requirements that this environment does not meet → one that does; with whether packages may be built (--trust), and
 what is called with words on the way."""
+Taken = Callable[[str, Callable[[Manifest], bool]], None]
+"""Called with the label that is wanted and what tells whether a version can have been made of the same; raises
+VersionExists where that label has another content."""
 STEPS: Final = ("scan", "load", "signature", "prove", "lock", "profile", "commit")
 _MAX_PICKLE: Final = 2 * 1024**3
 """Bytes of a file that is read whole to be scanned."""
@@ -82,6 +86,7 @@ class Options(msgspec.Struct, frozen=True):
     limits: Limits | None = None
     bounds: Bounds = Bounds()
     isolate: Isolate | None = None
+    taken: Taken = lambda label, may_be: None
     on_step: OnStep = lambda step, words: None
     found: ModelSource | None = None
     """What lies at the path, where whoever found it knows more of it than the path says."""
@@ -136,18 +141,21 @@ def push(
     options = Options(
         version=version, example=example, training_data=training_data, code=tuple(code), metrics=metrics or {},
         note=note, requirements=requirements, trust=trust, limits=limits, isolate=isolate, on_step=on_step,
-        compiling=compiling,
+        compiling=compiling, taken=partial(releases.refuse_taken, model),
     )  # fmt: skip
+    step = "scan"
     try:
         with _step("scan", lambda step, words: None):  # what can be told at once is not told after minutes of proof
+            releases.refuse_full()
             releases.refuse_names(model, version, alias)
             _refuse_scores(options.metrics)
         with intake(model, Path(path), options, who=(who.name, who.host)) as draft, _step("commit", on_step) as done:
+            step = "commit"
             committed = releases.commit(draft.manifest, draft.files, who, alias=alias)
             new = committed.manifest.provenance == draft.manifest.provenance
             done.append(f"{committed.model}@{committed.version}{'' if new else _THERE}")
     except (Refused, VersionExists) as error:
-        releases.refused(model, getattr(error, "step", "commit"), error.message, who)
+        releases.refused(model, getattr(error, "step", step), error.message, who)
         raise
     return committed
 
@@ -293,6 +301,8 @@ class _Intake:
         gathered = Content(found, self._options.bounds)
         self._given = {str(self._root / place): given for place, given in gathered.given.items()}
         self._example = gathered.example()
+        if self._label:
+            self._options.taken(self._label, lambda there: gathered.made().may_be(there))
         return gathered.copy(self._root, self._label or "1")
 
     # load and after

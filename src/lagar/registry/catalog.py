@@ -143,7 +143,7 @@ def _database(home: Path | Home, url: str | None) -> Database:
         raise SettingsError(f"LAGAR_CATALOG must be a postgresql:// URL, got one that begins with {scheme!r}")
     from lagar.registry.sqlite import SqliteDatabase
 
-    return SqliteDatabase(home if isinstance(home, Home) else open_home(home))
+    return SqliteDatabase(home if isinstance(home, Home) else open_home(home, full=True))
 
 
 def who() -> str:

@@ -24,6 +24,9 @@ from lagar.registry.traffic import Action, Split
 
 PREPARE_S: Final = 60.0
 State = Literal["prepare", "committed", "failed", "expired"]
+_STATES: Final[dict[str, State]] = {
+    "prepare": "prepare", "committed": "committed", "failed": "failed", "expired": "expired",
+}  # fmt: skip
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -194,5 +197,4 @@ def _split(row: Row[Any]) -> Split:
 
 
 def _state(text: str) -> State:
-    state: State = msgspec.convert(text, State)
-    return state
+    return _STATES[text]

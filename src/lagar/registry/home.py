@@ -29,6 +29,8 @@ MAX_SOCKET_PATH: Final = 100
 """Bytes of a Unix socket's path that every kernel takes (Linux 107, macOS 103)."""
 LONGEST_SOCKET_NAME: Final = 24
 _LOCK_NAME: Final = "owner.lock"
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk says."""
 
 
 class Home:
@@ -106,10 +108,11 @@ class Home:
             yield folder
 
 
-def open_home(path: Path) -> Home:
+def open_home(path: Path, *, full: bool = False) -> Home:
     """The home at path, created with mode 0700 when it is not there.
 
-    Raises HomeError, one line, when it is a file, cannot be created, cannot be written to, or its disk is full.
+    Raises HomeError, one line, when it is a file, cannot be created, cannot be written to, or its disk is full; with
+    `full` that is none: what lies there can be read.
     """
     with explained(path, "cannot be used"):
         try:
@@ -120,9 +123,13 @@ def open_home(path: Path) -> Home:
             if not stat.S_ISDIR(mode):
                 raise HomeError(f"the home {path} is a file, a folder is wanted: move it, or set LAGAR_HOME")
         # access(2) says yes to root on a read-only disk and nothing about a full one: only writing tells
-        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=path) as probe:
-            probe.write(bytes(4096))
-            probe.flush()
+        try:
+            with tempfile.NamedTemporaryFile(prefix=".probe-", dir=path) as probe:
+                probe.write(bytes(4096))
+                probe.flush()
+        except OSError as error:
+            if not full or error.errno not in FULL:
+                raise
     return Home(path)
 
 
@@ -138,7 +145,7 @@ def explained(path: Path, what: str) -> Iterator[None]:
 def reason_of(error: OSError) -> str:
     """Why, and the next step."""
     code = error.errno
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in FULL:
         return "the disk is full; free some space, or set LAGAR_HOME to a folder on another disk"
     if code in (errno.EACCES, errno.EPERM):
         return "it is not writable for this user; set LAGAR_HOME to a folder that is"

@@ -168,15 +168,23 @@ def check(source: ModelSource) -> None:
 
 def _check(folder: Path, entry: FileEntry, manifest: Manifest) -> None:
     path = folder / entry.path
+    stored = False
     try:
         seen = sha256_of(path)
+        stored = path.stat().st_nlink > 1
     except FileNotFoundError:
         seen = "none: the file is gone"
-    if seen != entry.sha256:
-        raise ChangedArtifact(
-            f"{manifest.model}@{manifest.version}: the file {path} was changed: its SHA-256 is {seen}, committed was "
-            f"{entry.sha256}; remove the folder {folder}, and it is laid out again from the store"
-        )
+    if seen == entry.sha256:
+        return
+    again = f"remove the folder {folder}, and it is laid out again from the store"
+    if stored:  # laid out as a link: whoever wrote into one has written into both
+        again = f"it is the stored file too: push the model again, or restore that from a backup; then {again}"
+    error = ChangedArtifact(
+        f"{manifest.model}@{manifest.version}: the file {path} was changed: its SHA-256 is {seen}, committed was "
+        f"{entry.sha256}; {again}"
+    )
+    error.sha256 = entry.sha256 if stored else ""
+    raise error
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

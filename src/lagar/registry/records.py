@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from lagar.errors import ChangedArtifact, InvalidVersion, NotFound
+from lagar.errors import ChangedArtifact, InvalidVersion, NotFound, VersionExists
 from lagar.registry import manifest as manifests
 from lagar.registry import tables
 from lagar.registry.manifest import FileEntry, Manifest
@@ -242,6 +242,14 @@ def check_name(text: str, what: str) -> None:
             f"{what} must be letters, digits, '.', '_' or '-', at most 100, beginning with a letter or digit, "
             f"got {text!r}"
         )
+
+
+def taken(model: str, label: str) -> VersionExists:
+    """The refusal of a label that another content has."""
+    return VersionExists(
+        f"{model}@{label} exists with another content, and versions never change: "
+        "push under another label, or without --version for the next number"
+    )
 
 
 def content_at(connection: Connection, model: str, label: str) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from lagar import settings
-from lagar.errors import InvalidVersion, VersionExists
+from lagar.errors import ChangedArtifact, InvalidVersion, NotFound
 from lagar.registry import difference, environments, garbage, generations, leases, records, tables, traffic
 from lagar.registry import manifest as manifests
 from lagar.registry.catalog import Catalog, open_catalog, record
@@ -43,6 +43,8 @@ __all__ = [
 
 Clock = Callable[[Connection], float]
 _ATTEMPTS = 5
+_NAMED = 5
+"""Versions that a message lists; the others are counted."""
 
 
 class Releases:
@@ -94,6 +96,10 @@ class Releases:
                 continue  # someone else got the label: look again whose it is
         raise InvalidVersion(f"{manifest.model} could not be committed in {_ATTEMPTS} attempts: try again")
 
+    def refuse_full(self) -> None:
+        """Raise HomeError now where the home cannot hold another version."""
+        open_home(self._cache.root.parent)
+
     def refuse_names(self, model: str, label: str | None, alias: str | None) -> None:
         """Raise now what `commit` would raise of these names later: InvalidVersion."""
         with self.catalog.read() as connection:
@@ -106,6 +112,12 @@ class Releases:
                 if alias == label:
                     raise _clash(model, alias)
 
+    def refuse_taken(self, model: str, label: str, may_be: Callable[[Manifest], bool]) -> None:
+        """Raise VersionExists now where `commit` would later: the label is of a version that cannot be this one."""
+        for there in self.get_many([(model, label)]):
+            if not may_be(there.manifest):
+                raise records.taken(model, label)
+
     def _store(self, hashes: Iterable[str], paths: Mapping[str, str], files: Mapping[str, Path]) -> None:
         for sha256 in hashes:
             self.store.put(files[paths[sha256]], sha256)
@@ -116,10 +128,7 @@ class Releases:
         _refuse_alias(model, label, records.aliases(connection, model))
         if records.label_exists(connection, model, label):
             if records.content_at(connection, model, label) != records.content_of(named):
-                raise VersionExists(
-                    f"{model}@{label} exists with another content, and versions never change: "
-                    "push under another label, or without --version for the next number"
-                )
+                raise records.taken(model, label)
         else:
             records.insert(connection, named, who, self._now(connection))
             record(connection, "push", f"{model}@{label}", who.name, host=who.host)
@@ -219,14 +228,14 @@ class Releases:
             return label
 
     def drop_alias(self, model: str, alias: str, who: Who) -> None:
-        """Forget an alias; raises InvalidVersion for an unknown one."""
+        """Forget an alias; raises NotFound for an unknown one."""
         table = tables.aliases
         with self.catalog.write() as connection:
             records.require(connection, model)
             where = (table.c.model == model, table.c.alias == alias)
             if connection.execute(table.delete().where(*where)).rowcount == 0:
                 known = ", ".join(records.aliases(connection, model)) or "none"
-                raise InvalidVersion(f"{model} has no alias {alias!r}; it has {known}")
+                raise NotFound(f"{model} has no alias {alias!r}; it has {known}")
             record(connection, "alias.drop", model, who.name, host=who.host, alias=alias)
 
     def _name(self, connection: Connection, model: str, alias: str, label: str, who: Who) -> None:
@@ -369,7 +378,16 @@ class Releases:
 
     def lay_out(self, manifest: Manifest, form: str = "original") -> Path:
         """A local folder with the files of a form, every one checked; see `Cache.lay_out` for what it raises."""
-        return self._cache.lay_out(manifest, form)
+        try:
+            return self._cache.lay_out(manifest, form)
+        except ChangedArtifact as error:
+            raise ChangedArtifact(error.message + self._part_of(error.sha256)) from error
+
+    def _part_of(self, sha256: str) -> str:
+        """Which versions a damaged stored file belongs to, as the end of a message."""
+        found = [f"{version.model}@{version.version}" for version in self.holding(sha256)] if sha256 else []
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return f"; it is part of {', '.join(found[:_NAMED])}{more}" if found else ""
 
     def source(self, version: Version, form: str = "original") -> ModelSource:
         """The version laid out, as `runtimes.load` takes it. Raises what `lay_out` raises."""
@@ -486,7 +504,7 @@ def open_releases(
 
     Raises HomeError, CatalogAway, SettingsError, MissingLibrary.
     """
-    place = home if isinstance(home, Home) else open_home(home)
+    place = home if isinstance(home, Home) else open_home(home, full=True)
     files = open_store(place, store, endpoint)
     return Releases(open_catalog(place, catalog), files, Cache(place.cache, files), clock=clock)
 

@@ -60,10 +60,12 @@ class S3Store:
                 file.write(data)
         if digest.hexdigest() != sha256:
             target.unlink()
-            raise ChangedArtifact(
+            error = ChangedArtifact(
                 f"the artifact {_key(sha256)} in {self.name} was changed: its SHA-256 is {digest.hexdigest()}, "
                 f"committed was {sha256}; restore it from a backup"
             )
+            error.sha256 = sha256
+            raise error
         target.chmod(0o444)
 
     def delete(self, sha256: str) -> None:

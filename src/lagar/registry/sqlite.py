@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -21,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from lagar.errors import CatalogAway, HomeError
 from lagar.registry.disks import refuse_network_disk
-from lagar.registry.home import Home
+from lagar.registry.home import Home, explained
 
 BUSY_TIMEOUT_S: Final = 10.0
 _LOOK_INTERVAL_S: Final = 0.1
@@ -36,7 +37,9 @@ class SqliteDatabase:
         self.path: Path | None = home.catalog
         self.name = f"the catalog {home.catalog}"
         self._file = home.catalog
-        self.engine = _engine(home.catalog)
+        self._how = "mode=rw"  # rw: SQLite would make an empty file where one was moved away
+        with explained(home.path, "cannot hold a catalog"):
+            self.engine = _engine(home.catalog, self._how)
         self._place = _place(home.catalog)
         self._watch_lock = threading.Lock()
         self._watch: sqlite3.Connection | None = None
@@ -48,6 +51,15 @@ class SqliteDatabase:
         # an empty file is not even looked at: a reader would hinder whoever is switching it to the log
         if self._file.stat().st_size == 0:
             return None
+        try:
+            return self._revision()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname not in _NO_ROOM or _has_log(self._file):
+                raise
+            self._read_only()
+            return self._revision()
+
+    def _revision(self) -> str | None:
         with contextlib.closing(self._connect()) as connection:
             try:
                 row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -56,6 +68,12 @@ class SqliteDatabase:
                     return None
                 raise
             return str(row[0]) if row else None
+
+    def _read_only(self) -> None:
+        """Read a catalog on a disk with no room for what SQLite keeps beside it: nobody else can write either."""
+        self._how = _ALONE
+        self.engine.dispose()
+        self.engine = _engine(self._file, self._how)
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -78,6 +96,8 @@ class SqliteDatabase:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that is alone from its first statement."""
+        if self._how == _ALONE:
+            raise HomeError(f"{self.name} {_FULL}")
         self._follow_file()
         with self.engine.execution_options(lagar_write=True).connect() as connection, connection.begin():
             yield connection
@@ -142,7 +162,7 @@ class SqliteDatabase:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            f"{self._file.absolute().as_uri()}?mode=rw",  # rw: SQLite would make an empty file where one was moved away
+            f"{self._file.absolute().as_uri()}?{self._how}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -159,11 +179,11 @@ class SqliteDatabase:
             self.engine.dispose()
 
 
-def _engine(path: Path) -> sa.Engine:
+def _engine(path: Path, how: str) -> sa.Engine:
     if not path.exists():  # SQLite would create it with the umask's mode
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": "rw"}),
+        sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"uri": "true"} | dict(parse_qsl(how))),
         connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
     )
 
@@ -180,6 +200,14 @@ def _engine(path: Path) -> sa.Engine:
     return engine
 
 
+def _has_log(path: Path) -> bool:
+    """Whether some of the catalog lies in its write-ahead log only."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _place(path: Path) -> tuple[int, int] | None:
     """Which file is at a path now."""
     try:
@@ -190,8 +218,17 @@ def _place(path: Path) -> tuple[int, int] | None:
 
 
 _BUSY: Final = f"was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s: try again, or see who has it open"
+_ALONE: Final = "mode=ro&immutable=1"
+_NO_ROOM: Final = (
+    "SQLITE_FULL",
+    "SQLITE_CANTOPEN",
+    "SQLITE_IOERR_SHMOPEN",
+    "SQLITE_IOERR_SHMSIZE",
+    "SQLITE_IOERR_WRITE",
+)
+_FULL: Final = "cannot be written: the disk is full; free some space, or set LAGAR_HOME to another disk"
 _REASONS: Final = (
-    ("full", "cannot be written: the disk is full; free some space, or set LAGAR_HOME to another disk"),
+    ("full", _FULL),
     ("readonly", "is not writable for this user: set LAGAR_HOME to a folder that is"),
     ("unable to open", "cannot be opened: look at the folder's permissions, or set LAGAR_HOME"),
     ("not a database", "is not an SQLite file: move it away, and Lagar makes a new one"),

@@ -137,10 +137,12 @@ class FolderStore:
             seen = sha256_of(target)
         if seen != sha256:
             target.unlink()
-            raise ChangedArtifact(
+            error = ChangedArtifact(
                 f"the artifact {place} was changed: its SHA-256 is {seen}, committed was {sha256}; "
                 "restore it from a backup, or push the model again"
             )
+            error.sha256 = sha256
+            raise error
 
     def delete(self, sha256: str) -> None:
         with explained(self.root, "cannot be changed"):
