@@ -191,6 +191,19 @@ def test_a_control_process_that_dies_goes_on_watching(watched: Watched) -> None:
     eventually(lambda: watched.live("lasting") not in ("", before), LONG_S, "the changed model")
 
 
+def test_an_empty_folder_is_watched_until_a_model_comes(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "README.md").write_text("models come here")
+    with LagarServer(folder, home=tmp_path / "home", args=["--watch"], timeout_s=LONG_S) as server:
+        assert "models: none" in server.wait_line("ready at")
+        assert f"{folder} shows no model yet; what is put there is served" in server.stderr()
+        assert server.is_ready()
+        scripted_model(folder / "scripted")
+        seen = Watched(server, folder)
+        eventually(lambda: seen.live("scripted"), LONG_S, "the first model")
+
+
 @pytest.mark.slow
 def test_a_given_path_that_vanishes_goes_on(wines: Wines, tmp_path: Path) -> None:
     file = tmp_path / "wine.joblib"

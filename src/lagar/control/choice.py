@@ -126,14 +126,19 @@ class Choice:
         """
         unchecked = [key for key in chosen if key in new or key not in self._sources]
         versions = {(version.model, version.version): version for version in self._releases.get_many(unchecked)}
-        self._equipment.require(version.manifest for version in versions.values())
+        self._equipment.require(version.manifest for version in versions.values() if version.state != "retired")
         for key in unchecked:
             version = versions.get(key)
-            if version is None and f"{key[0]}@{key[1]}" in self._pins:
-                self._log.error("a pinned version does not exist", pin=f"{key[0]}@{key[1]}")
+            pin = f"{key[0]}@{key[1]}"
+            if version is None and pin in self._pins:
+                self._log.error("a pinned version does not exist", pin=pin)
                 continue
             if version is None:
-                raise NotFound(f"{key[0]}@{key[1]} is live and not in the catalog: restore the catalog from a backup")
+                raise NotFound(f"{pin} is live and not in the catalog: restore the catalog from a backup")
+            if version.state == "retired":  # nothing retired is live, so it is pinned only
+                undo = f"lagar retire {key[0]} {key[1]} --undo"
+                self._log.error("a pinned version is retired and not loaded", pin=pin, mend=undo)
+                continue
             try:
                 self._sources[key] = self._releases.source(version)
             except ChangedArtifact as error:

@@ -24,7 +24,7 @@ from lagar.control.progress import Given
 from lagar.errors import LagarError, SettingsError, SetupError
 from lagar.intake import inspect, paths
 from lagar.intake.inspect import Common, Place
-from lagar.intake.paths import Admitted, Found, Progress
+from lagar.intake.paths import Admitted, Finding, Found, Progress
 from lagar.logs import Log
 from lagar.registry.mirror import Mirror
 from lagar.registry.model import Asked, ModelSource, without_folders
@@ -130,8 +130,7 @@ class Watcher:
     async def _begin(self) -> None:
         """The first set: what was given itself must be right, and of each folder something."""
         look = await apart(lambda: self._look(strict=True))
-        finding = await apart(lambda: paths.find(self._local()))
-        self._check_default({one.source.name for one in finding.found})
+        finding = await apart(lambda: self._find(look))
         admitted, refused = await apart(lambda: self._admit(finding.found))
         admitted = await self._compiled(admitted)
         wrong: list[tuple[Place, LagarError]] = [*finding.wrong, *refused]
@@ -148,6 +147,20 @@ class Watcher:
         if (await self._prepare(self._good)).ok:
             self._tell(Commit(self._generation))
 
+    def _find(self, look: Look) -> Finding:
+        """What lies at the paths; those that are still empty are waited for."""
+        local = zip(self._asked.paths, self._local().paths, strict=True)
+        there = tuple(path for given, path in local if given not in look.lost)
+        for given, why in look.lost.items():
+            self._log.warning(f"{given} shows no model yet; what is put there is served", reason=self._with_urls(why))
+        paths.common_of(self._asked)
+        if not there:
+            return Finding((), ())
+        finding = paths.find(msgspec.structs.replace(self._asked, paths=there))
+        if not look.lost:
+            self._check_default({one.source.name for one in finding.found})
+        return finding
+
     def _check_default(self, names: set[str]) -> None:
         if self._default_model and self._default_model not in names:
             raise SettingsError(
@@ -163,7 +176,7 @@ class Watcher:
         return msgspec.structs.replace(self._asked, paths=local)
 
     def _look(self, *, strict: bool = False) -> Look:
-        """Every place as it looks now; `strict` raises where a path shows nothing."""
+        """Every place as it looks now; `strict` raises where a path shows nothing and nothing can come."""
         places: dict[Path, Seen] = {}
         lost: dict[str, str] = {}
         beside = [*self._asked.code, *([self._asked.example] if self._asked.example else [])]
@@ -176,7 +189,7 @@ class Watcher:
                     own = disk.stamp([place.path, *self._beside(place.path)])
                     places[place.path] = Seen(place, given, own | shared)
             except SetupError as error:
-                if strict:
+                if strict and not (self._watch and inspect.is_bare(Path(local))):
                     raise
                 lost[given] = error.message
         return Look(places, lost)
@@ -191,7 +204,8 @@ class Watcher:
         before, self._seen = self._seen, await asyncio.to_thread(self._look)
         look = self._seen
         for given, why in look.lost.items():
-            self._tell_once(f"{given} shows no model; what is served of it goes on", why)
+            if before.lost.get(given) != why:
+                self._tell_once(f"{given} shows no model; what is served of it goes on", why)
         for path in set(self._tried) - set(look.places):
             self._tried.pop(path)
             if self._wrong.pop(path, None):

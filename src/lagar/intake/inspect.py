@@ -216,6 +216,13 @@ def _in_mlserver_folder(folder: Path, skipped: list[str]) -> list[Place]:
     return [Place(one.folder, one.name, one.version, alone, root, one.refusal) for one in found]
 
 
+def is_bare(path: Path) -> bool:
+    """Whether a path is a folder with neither a model nor a file of a format that is refused: one may be put there."""
+    if not path.is_dir() or _is_model_folder(path) or (path / "saved_model.pb").exists():
+        return False
+    return not any(_files(path)) and not any(_child(path, child) for child in _folders(path))
+
+
 def _child(parent: Path, child: Path) -> list[Place]:
     """A folder inside a folder of models: NAME with a model or with VERSIONs in it, or a VERSION of its parent."""
     if _holds_model(child):

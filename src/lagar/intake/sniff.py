@@ -137,7 +137,10 @@ def _zip_refusal(path: Path) -> SetupError:
     if any(name in {"config.json", "model.weights.h5"} for name in names):
         return unsupported(_KERAS, path)
     if "schema.json" in names:
-        return UnsupportedModel(f"{path} is a skops file; save the model again with joblib.dump(model, 'model.joblib')")
+        return UnsupportedModel(
+            f"{path} is a skops file, which Lagar does not serve; open it with skops.io.load and save the model again: "
+            "joblib.dump(model, 'model.joblib')"
+        )
     if all(name.endswith(".npy") for name in names):
         return UnsupportedModel(f"{path} holds numpy arrays, not a model; save the fitted estimator with joblib.dump")
     return UnsupportedModel(f"{path} is a zip archive that is no model Lagar knows; unpack it and give what is inside")
