@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 PACKAGE = SRC / "lagar"
-LEAVES = {"types", "errors", "settings", "logs", "memory", "metrics", "native"}
+LEAVES = {"types", "errors", "settings", "platforms", "logs", "memory", "metrics", "native"}
 BELOW = {
     "mlserver": LEAVES,
     "registry": LEAVES,

@@ -15,7 +15,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from lagar import platforms
 from lagar.errors import SettingsError
+from lagar.platforms import Container
 
 Compile = Literal["background", "wait", "off"]
 """When versions get their faster forms."""
@@ -39,6 +41,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Models (NAME) and versions (NAME@VERSION) that stay loaded whatever others need."""
     root_path: str = ""
     """Prefix under which a proxy publishes the server: "/mlapi"; requests are answered with and without it."""
+    predict_route: str = ""
+    """A further path that is answered as /invocations: Vertex AI chooses its own."""
+    health_route: str = ""
+    """A further path that is answered as /ping."""
     tls_cert: str | None = None
     tls_key: str | None = None
     watch: bool = False
@@ -112,6 +118,8 @@ class LoadedSettings(msgspec.Struct, frozen=True):
     home: Path
     home_origin: str
     origins: dict[str, str]
+    container: Container | None = None
+    """What the platform says that runs this process as a container."""
 
     def table(self) -> tuple[Setting, ...]:
         """Every setting in the order of `ServerSettings`; there are no secrets among them."""
@@ -151,7 +159,8 @@ def load(
     *,
     beneath: Mapping[str, tuple[Any, str]] | None = None,
 ) -> LoadedSettings:
-    """The settings of a server, each from the first place that has it: flag, variable, `beneath`, server.toml, default.
+    """The settings of a server, each from the first place that has it: flag, variable, `beneath`, server.toml, the
+    platform that runs this as a container, default.
 
     `flags` maps setting names to values, None for a flag that was not given; `beneath` to values and where they were
     said, by what is served. Raises SettingsError, one line that names the setting, its origin, the rule, the value
@@ -161,6 +170,8 @@ def load(
     home, home_origin = home_path(variables)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(ServerSettings.__struct_fields__, "default")
+    container = platforms.container(variables)
+    _take_container(container, values, origins)
     _take_file(home, values, origins)
     for name, (value, origin) in (beneath or {}).items():
         origins[name] = origin
@@ -173,7 +184,7 @@ def load(
             values[name] = _typed(name, _absolute(name, given, Path.cwd()), origins[name])
     server = ServerSettings(**values)
     _check(server, origins)
-    return LoadedSettings(server=server, home=home, home_origin=home_origin, origins=origins)
+    return LoadedSettings(server=server, home=home, home_origin=home_origin, origins=origins, container=container)
 
 
 def home_path(environ: Mapping[str, str] | None = None) -> tuple[Path, str]:
@@ -273,6 +284,12 @@ def suggestion(word: str, known: tuple[str, ...]) -> str:
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _take_container(container: Container | None, values: dict[str, Any], origins: dict[str, str]) -> None:
+    for name, said in ({} if container is None else container.settings).items():
+        origins[name] = said.origin
+        values[name] = _typed(name, _from_text(name, said.value), said.origin)
 
 
 def _take_file(home: Path, values: dict[str, Any], origins: dict[str, str]) -> None:
@@ -438,6 +455,9 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
             refuse("pin", "must hold NAME or NAME@VERSION")
     if server.root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+", server.root_path):
         refuse("root_path", 'must be a plain path like "/mlapi": a slash first, none last')
+    for name in ("predict_route", "health_route"):
+        if not re.fullmatch(r"((/[A-Za-z0-9._~:@-]+)+)?", getattr(server, name)):
+            refuse(name, "must be a plain path like /predictions: a slash first, none last")
     for name in _POSITIVE:
         if not 0 < getattr(server, name) < math.inf:
             refuse(name, "must be more than 0")

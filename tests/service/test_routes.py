@@ -36,16 +36,18 @@ V2_BODY = {
 LOOK = ("GET", "HEAD")
 OPEN = {
     "/healthz", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready", "/v2/models/scripted/ready",
-    "/v2/models/scripted/versions/1/ready",
+    "/v2/models/scripted/versions/1/ready", "/v1/models/scripted",
 }  # fmt: skip
 PREDICT = {
     "/predict", "/models/scripted/predict", "/models/scripted/versions/1/predict", "/v2/models/scripted/infer",
-    "/v2/models/scripted/versions/1/infer",
+    "/v2/models/scripted/versions/1/infer", "/invocations", "/v1/models/scripted:predict",
+    "/v1/models/scripted/versions/1:predict",
 }  # fmt: skip
 READ = {
     "/", "/docs", "/openapi.json", "/metrics", "/favicon.ico", "/static/lagar.js", "/example", "/models",
     "/models/scripted", "/models/scripted/example", "/models/scripted/versions", "/models/scripted/versions/1",
     "/models/scripted/versions/1/example", "/v2", "/v2/models/scripted", "/v2/models/scripted/versions/1",
+    "/version", "/v1/models",
     "/v2/models", "/v2/models/stats", "/v2/docs", "/v2/docs/dataplane.json",
     *(
         f"/v2/models/scripted{version}/{what}"
@@ -152,6 +154,8 @@ def test_every_registered_route_is_known_here(keyed: Keyed) -> None:
 def body_of(method: str, path: str) -> bytes | None:
     if method != "POST":
         return None
+    if path.startswith(("/v1", "/invocations")):
+        return json.dumps({"instances": [BODY]}).encode()
     return json.dumps(V2_BODY if path.startswith("/v2") else BODY).encode()
 
 

@@ -23,7 +23,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model, when one is served.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", "--model_name", help="Name of the model, when one is served.")
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(help="Address to listen on [127.0.0.1]; any other one needs API keys or --no-auth."),
@@ -55,6 +57,10 @@ def serve(
     root_path: Annotated[
         str | None, typer.Option(help="Prefix under which a proxy publishes this server, such as /mlapi.")
     ] = None,
+    predict_route: Annotated[
+        str | None, typer.Option(help="A further path for what /invocations answers [none].")
+    ] = None,
+    health_route: Annotated[str | None, typer.Option(help="A further path for what /ping answers [none].")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="PEM file with the certificate chain: serve HTTPS.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="PEM file with the certificate's private key.")] = None,
     watch: Annotated[
@@ -180,6 +186,9 @@ def serve(
     from lagar.registry.model import Asked
     from lagar.server import main
 
+    container = loaded.container
+    if not paths and container is not None and container.path:
+        paths, name = [container.path], name or container.name
     asked = Asked(
         paths=tuple(path if path.startswith("s3://") else _absolute(Path(path)) for path in paths or ()),
         name=name,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from lagar.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from lagar.protocols import json_body, tables
-from lagar.protocols.base import JSON, Limits, parse_media_type, shown
+from lagar.protocols.base import JSON, Limits, MediaType, parse_media_type, shown
 from lagar.protocols.columns import Plan
 from lagar.registry.signature import Field, Signature
 from lagar.types import Record
@@ -64,18 +64,34 @@ class Batch:
 class BodyReader:
     """Native bodies for one signature."""
 
-    __slots__ = ("_all_columns", "_limits", "_names", "_plan", "_signature")
+    __slots__ = ("_all_columns", "_limits", "_names", "_plan", "_signature", "_takes_ids")
 
-    def __init__(self, signature: Signature, plan: Plan, limits: Limits, *, all_columns: bool) -> None:
+    def __init__(
+        self, signature: Signature, plan: Plan, limits: Limits, *, all_columns: bool, takes_ids: bool = True
+    ) -> None:
+        """`takes_ids`: a caller's ids are told from his fields, by the names that the native protocol gives them."""
         self._signature = signature
         self._names = signature.names
         self._plan = plan
         self._limits = limits
+        self._takes_ids = takes_ids
         self._all_columns = all_columns
         """True when the user's own functions may want columns that are no fields."""
 
     def read(self, body: bytes, content_type: str) -> Batch:
         media = parse_media_type(content_type)
+        batch = self.read_table(body, media)
+        if batch is not None:
+            return batch
+        taken = f"{JSON}, application/x-ndjson, {CSV}, {ARROW} or {PARQUET}"
+        if media.essence in _NDJSON:
+            check_charset(media)
+            return self.from_list(json_body.parse_lines(body))
+        check_json(body, media, content_type, taken)
+        return self.read_json(body)
+
+    def read_table(self, body: bytes, media: MediaType) -> Batch | None:
+        """The batch of a CSV, Parquet or Arrow body; None for any other type."""
         essence = media.essence
         if essence == CSV or essence == "application/csv":
             return self._from_cells(tables.read_csv(body, media.charset, self._limits))
@@ -83,33 +99,19 @@ class BodyReader:
             return self._from_table(tables.read_parquet(body, self._limits, self._wanted()))
         if essence in _ARROW_TYPES:
             return self._from_table(tables.read_arrow(body, self._limits, self._wanted()))
-        json_like = essence == JSON or (essence.startswith("application/") and essence.endswith("+json"))
-        if not json_like and essence not in _NDJSON and essence != _FORM:
-            raise UnsupportedMediaType(
-                f"Content-Type {shown(content_type)} is not understood: send {JSON}, application/x-ndjson, {CSV},"
-                f" {ARROW} or {PARQUET}"
-            )
-        if media.charset not in (None, "utf-8", "utf8", "us-ascii", "ascii"):
-            raise UnsupportedMediaType(f"charset {shown(media.charset)} is not understood: JSON is UTF-8")
-        if essence in _NDJSON:
-            return self._from_list(json_body.parse_lines(body))
-        if essence == _FORM and not body.lstrip().startswith((b"{", b"[")):
-            raise UnsupportedMediaType(
-                f"Content-Type {_FORM} with a body that is not JSON: send JSON, with -H 'Content-Type: {JSON}'"
-            )
-        return self.read_json(body)
+        return None
 
     def read_json(self, body: bytes) -> Batch:
         value = json_body.parse(body)
         if type(value) is list:
-            return self._from_list(value)
+            return self.from_list(value)
         if type(value) is not dict:
             raise InvalidInput(f"the body must be a record, a list, or rows in an envelope, got {shown(value)}")
         if len(value) != len(self._names) or set(value) != set(self._names):
             batch = self._from_envelope(value)
             if batch is not None:
                 return batch
-        batch = self._from_list([value])
+        batch = self.from_list([value])
         batch.single = True
         return batch
 
@@ -118,7 +120,7 @@ class BodyReader:
         names = self._names
         if "input_data" in value and "input_data" not in names and isinstance(value["input_data"], (dict, list)):
             inner: Any = value["input_data"]
-            batch = self._from_split(inner, "data") if type(inner) is dict else self._from_list(inner)
+            batch = self.from_split(inner, "data") if type(inner) is dict else self.from_list(inner)
         else:
             found = [key for key in ENVELOPES if key in value and key not in names and type(value[key]) in (list, dict)]
             if not found:
@@ -127,11 +129,11 @@ class BodyReader:
                 raise InvalidInput(f"the body has both '{found[0]}' and '{found[1]}': send the rows once")
             inner = value[found[0]]
             if type(value.get("columns")) is list and type(inner) is list:
-                batch = self._from_split(value, found[0])
+                batch = self.from_split(value, found[0])
             elif type(inner) is dict:
-                batch = self._from_lists(found[0], inner)
+                batch = self.from_lists(found[0], inner)
             else:
-                batch = self._from_list(inner)
+                batch = self.from_list(inner)
         if "ids" in value and "ids" not in names:
             batch.ids = self._checked_ids(value["ids"], batch.n, "ids")
         parameters = value.get("parameters")
@@ -147,14 +149,14 @@ class BodyReader:
         if n > self._limits.max_rows:
             raise PayloadTooLarge(f"the request has {n} rows, at most {self._limits.max_rows} are taken at once")
 
-    def _from_list(self, items: list[Any]) -> Batch:
+    def from_list(self, items: list[Any]) -> Batch:
         """Records, rows, or bare values for a model with a single input."""
         n = len(items)
         self._count(n)
         first = type(items[0])
         if first is dict:
             batch = Batch(n, records=items)
-            if ID not in self._names and any(type(item) is dict and ID in item for item in items):
+            if self._takes_ids and ID not in self._names and any(type(item) is dict and ID in item for item in items):
                 given = [item.get(ID) if type(item) is dict else None for item in items]
                 batch.ids = self._checked_ids(given, n, ID)
             return batch
@@ -169,13 +171,13 @@ class BodyReader:
             return Batch(n, table=[[item] for item in items])
         return Batch(n, table=items)
 
-    def _from_split(self, value: dict[str, Any], key: str) -> Batch:
+    def from_split(self, value: dict[str, Any], key: str) -> Batch:
         """{"columns": names, "data": rows, "index": ids}."""
         names, data = value.get("columns"), value.get(key)
         if type(data) is not list:
             raise InvalidInput(f"'{key}' must be a list of rows, got {shown(data)}", field=key)
         if names is None:
-            batch = self._from_list(data)
+            batch = self.from_list(data)
         else:
             if type(names) is not list or not all(type(name) is str for name in names):
                 raise InvalidInput(f"'columns' must be a list of names, got {shown(names)}", field="columns")
@@ -188,11 +190,14 @@ class BodyReader:
                     raise InvalidInput(f"row {row} has {got}, 'columns' has {len(names)} names", row=row)
             columns = {name: [values[place] for values in data] for place, name in enumerate(names)}
             batch = self._from_table(columns, len(data))
-        if value.get("index") is not None:
-            batch.ids = self._checked_ids(value["index"], batch.n, "index")
+        index = value.get("index")
+        if index is not None and self._takes_ids:
+            batch.ids = self._checked_ids(index, batch.n, "index")
+        elif index is not None and (type(index) is not list or len(index) != batch.n):
+            raise InvalidInput(f"'index' must be a list with {batch.n} entries, one per row", field="index")
         return batch
 
-    def _from_lists(self, key: str, columns: dict[str, Any]) -> Batch:
+    def from_lists(self, key: str, columns: dict[str, Any]) -> Batch:
         """{"inputs": {"alcohol": [13.2, …], …}}: one list per field."""
         if not columns:
             raise InvalidInput(f"'{key}' is empty", field=key)
@@ -226,7 +231,7 @@ class BodyReader:
     def _from_table(self, columns: Mapping[str, Sequence[Any]], n: int | None = None) -> Batch:
         """Columns by name, an id column taken out. A model without names of its own takes them by position."""
         held = dict(columns)
-        given = held.pop(ID) if ID in held and ID not in self._names else None
+        given = held.pop(ID) if self._takes_ids and ID in held and ID not in self._names else None
         if not held:
             raise InvalidInput("there are no columns in the body")
         if n is None:
@@ -276,6 +281,28 @@ class BodyReader:
             return [{f"x{place}": value for place, value in enumerate(values)} for values in batch.table]
         self._plan.check_rectangle(batch.table)
         return [dict(zip(self._names, values, strict=True)) for values in batch.table]
+
+
+def check_json(body: bytes, media: MediaType, content_type: str, taken: str) -> None:
+    """Refuse a body that is announced as anything but JSON; curl's form type with JSON in it passes.
+
+    `taken` are the types to send instead. Raises UnsupportedMediaType.
+    """
+    essence = media.essence
+    json_like = essence == JSON or (essence.startswith("application/") and essence.endswith("+json"))
+    if not json_like and essence != _FORM:
+        raise UnsupportedMediaType(f"Content-Type {shown(content_type)} is not understood: send {taken}")
+    check_charset(media)
+    if essence == _FORM and not body.lstrip().startswith((b"{", b"[")):
+        raise UnsupportedMediaType(
+            f"Content-Type {_FORM} with a body that is not JSON: send JSON, with -H 'Content-Type: {JSON}'"
+        )
+
+
+def check_charset(media: MediaType) -> None:
+    """Refuse JSON in another encoding than UTF-8."""
+    if media.charset not in (None, "utf-8", "utf8", "us-ascii", "ascii"):
+        raise UnsupportedMediaType(f"charset {shown(media.charset)} is not understood: JSON is UTF-8")
 
 
 def _cell_kind(field: Field) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from lagar.errors import InvalidInput, ModelFailed, NotAcceptable
+from lagar.errors import InvalidInput, NotAcceptable
 from lagar.protocols import json_body, tables
 from lagar.protocols.base import (
     JSON,
@@ -36,11 +36,11 @@ from lagar.protocols.base import (
 )
 from lagar.protocols.bodies import ARROW, CSV, ENVELOPES, ID, ID_ONLY, Batch, BodyReader
 from lagar.protocols.columns import Plan
+from lagar.protocols.json_answer import dumped, output_json
 from lagar.registry.signature import Field, Signature
 from lagar.types import Array, Outputs, Record, Rows
 
 ANSWERS: Final = (JSON, CSV, ARROW)
-_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _BUFFER_FROM_BYTES: Final = 1536
 _ID_PLACE: Final = b"\x00"
 _TEMPLATE_ROWS: Final = 1024
@@ -217,7 +217,7 @@ class NativeAdapter:
         NaN and infinite numbers are null in JSON, which has no word for them.
         """
         if shaped is not NOT_SHAPED:
-            return _dumped(shaped, "postprocess"), JSON, b""
+            return dumped(shaped, "postprocess"), JSON, b""
         answer = request.extra
         if answer == CSV:
             return tables.write_csv(self._table(request, outputs)), CSV, b""
@@ -226,7 +226,7 @@ class NativeAdapter:
         quoted_id = orjson.dumps(request.request_id)
         parts = [self._head, quoted_id, b',"ids":[', self._ids(request, quoted_id)]
         for name in request.outputs:
-            parts += (b",", self._keys[name], b":", _json_of(outputs[name], name))
+            parts += (b",", self._keys[name], b":", output_json(outputs[name], name))
             if name == "predict_proba":
                 parts.append(self._classes)
         parts.append(b"}")
@@ -301,24 +301,6 @@ def _python_type(field: Field) -> Any:
     return kind | None if field.nullable is True else kind
 
 
-def _json_of(array: Array, name: str) -> bytes:
-    if array.dtype != object and array.dtype.kind not in "US":
-        if not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array)
-        try:
-            return orjson.dumps(array, None, _OPTIONS)
-        except orjson.JSONEncodeError:
-            pass
-    return _dumped(array.tolist(), f"output '{name}'")
-
-
-def _dumped(value: Any, what: str) -> bytes:
-    try:
-        return orjson.dumps(value, None, _OPTIONS)
-    except (orjson.JSONEncodeError, TypeError, RecursionError) as error:
-        raise ModelFailed(f"the model's {what} cannot be written as JSON: {error}") from None
-
-
 def _cells(array: Array, name: str) -> Any:
     """A column of a table; values that are neither numbers nor text become their JSON."""
     if array.dtype != object:
@@ -327,7 +309,7 @@ def _cells(array: Array, name: str) -> Any:
     if len({type(value) for value in values if value is not None}) > 1 or any(
         isinstance(value, (list, dict, tuple)) for value in values
     ):
-        return [value if isinstance(value, str) else _dumped(value, f"output '{name}'").decode() for value in values]
+        return [value if isinstance(value, str) else dumped(value, f"output '{name}'").decode() for value in values]
     return values
 
 
@@ -342,4 +324,4 @@ def error_answer(error: BaseException, request_id: str) -> ErrorAnswer:
             "request_id": request_id,
         }
     }
-    return ErrorAnswer(status_of(error), _dumped(body, "error"), error_headers(error))
+    return ErrorAnswer(status_of(error), dumped(body, "error"), error_headers(error))

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from lagar import __version__
 from lagar.engine.batcher import Batcher, Call
 from lagar.engine.deployment import Deployment
 from lagar.errors import (
@@ -24,7 +25,7 @@ from lagar.errors import (
     RequestError,
     Unauthorized,
 )
-from lagar.protocols import cards, v2_metadata
+from lagar.protocols import cards, v1, v2_metadata
 from lagar.protocols.base import Envelope, InferRequest, status_of, timeout_of
 from lagar.registry.model import ModelInfo
 from lagar.server.auth import Gate, challenges, plain_path
@@ -36,7 +37,7 @@ from lagar.server.exchange import Message, Receive, Scope, Send
 from lagar.server.heads import HEADER_LENGTH, UPLOAD_PATH
 from lagar.server.lane import OFF_LOOP_ROWS, Endpoint, Headers, header_pairs, written
 from lagar.server.proxy import ANSWER_TIMEOUT_S, ControlProxy, read_body
-from lagar.server.routes import Target, error_shape, prediction
+from lagar.server.routes import INVOCATIONS, Target, error_shape, prediction
 from lagar.server.serving import Serving
 from lagar.settings import ServerSettings
 
@@ -72,6 +73,7 @@ class App:
         self._settings = settings
         self._timeout_s = settings.request_timeout_s
         self._root = settings.root_path
+        self._aliases = {settings.predict_route: INVOCATIONS, settings.health_route: "/ping"}
         self._cors = Cors(settings)
         self.state = ServerState(ready=False, reason="starting")
         self.draining = False
@@ -82,6 +84,7 @@ class App:
         state = scope.setdefault("state", {})
         request_id: str = state.setdefault("request_id", f"asgi-{time.monotonic_ns():x}")
         path = strip_root(scope["path"], self._root)
+        path = self._aliases.get(path, path)
         origin = self._cors.allowed(scope["headers"])
         if origin is not None:
             granted = self._cors.preflight(scope["method"], scope["headers"], origin)
@@ -236,8 +239,8 @@ class App:
     async def _look(self, parts: list[str], method: str, request_id: str) -> tuple[int, Headers, bytes] | None:
         answer = self._health(parts)
         if answer is None:
-            metadata = self._v2_metadata(parts) if parts[0] == "v2" else self._native_metadata(parts)
-            answer = await metadata
+            metadata = {"v1": self._v1_metadata, "v2": self._v2_metadata}.get(parts[0], self._native_metadata)
+            answer = await metadata(parts)
         if answer is None:
             return None
         _allow(method, "GET")
@@ -271,6 +274,15 @@ class App:
         """The version that a path names, loaded for as long as the block takes; raises as `Demand.version`."""
         async with self._demand.version(name, ref, time.perf_counter() + self._timeout_s) as deployment:
             yield deployment
+
+    async def _v1_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
+        match parts:
+            case ["v1", "models"]:
+                return 200, v1.models_list(self.serving.router.names), b"application/json"
+            case ["v1", "models", name]:
+                await self._demand.label(name, None, time.perf_counter() + self._timeout_s)
+                return 200, v1.model_ready(name), b"application/json"
+        return None
 
     async def _v2_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
@@ -316,6 +328,8 @@ class App:
 
     async def _native_metadata(self, parts: list[str]) -> tuple[int, bytes, bytes] | None:
         match parts:
+            case ["version"]:
+                return 200, __version__.encode("ascii"), b"text/plain; charset=utf-8"
             case ["models"]:
                 return _json(200, {"models": cards.models_list(self._infos(), self.serving.router.unloaded())})
             case ["models", name] | ["models", name, "versions"]:

@@ -51,6 +51,10 @@ ROUTES: Final[tuple[tuple[frozenset[str], str, Scope | None], ...]] = (
     (_ANY, "/models/{}/versions/{}/predict", "infer"),
     (_ANY, "/v2/models/{}/infer", "infer"),
     (_ANY, "/v2/models/{}/versions/{}/infer", "infer"),
+    (_ANY, "/invocations", "infer"),
+    (_ANY, "/v1/models/{}:predict", "infer"),
+    (_ANY, "/v1/models/{}/versions/{}:predict", "infer"),
+    (_LOOK, "/v1/models/{}", None),  # whether it is ready; below its own predictions, which it would match
     # outcomes
     (_POST, "/outcomes", "feedback"),
     (_POST, "/models/{}/outcomes", "feedback"),
@@ -64,6 +68,8 @@ ROUTES: Final[tuple[tuple[frozenset[str], str, Scope | None], ...]] = (
     (_LOOK, "/favicon.ico", "read"),
     (_LOOK, "/metrics", "read"),
     (_LOOK, "/example", "read"),
+    (_LOOK, "/version", "read"),
+    (_LOOK, "/v1/models", "read"),
     (_LOOK, "/models", "read"),
     (_LOOK, "/models/{}", "read"),
     (_LOOK, "/models/{}/example", "read"),

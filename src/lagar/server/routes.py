@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from lagar.protocols import grpc, native, v2, whole, whole_grpc
+from lagar.protocols import grpc, mlflow, native, v1, v2, whole, whole_grpc
 from lagar.protocols.base import Adapter, DeploymentView, ErrorAnswer, Limits
+
+INVOCATIONS: Final = "/invocations"
 
 Shape = Callable[[BaseException, str], ErrorAnswer]
 """(error, request id) → the answer."""
@@ -69,6 +71,20 @@ WIRES: Final[tuple[Wire, ...]] = (
         binary=True,
     ),
     Wire("grpc", _grpc, v2.error_answer, ()),
+    Wire(
+        "mlflow",
+        mlflow.MlflowAdapter,
+        mlflow.error_answer,
+        (INVOCATIONS,),
+        prefixes=(INVOCATIONS, "/version"),
+    ),
+    Wire(
+        "v1",
+        v1.V1Adapter,
+        v1.error_answer,
+        ("/v1/models/{model}:predict", "/v1/models/{model}/versions/{version}:predict"),
+        prefixes=("/v1",),
+    ),
 )
 
 

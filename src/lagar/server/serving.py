@@ -33,7 +33,7 @@ from lagar.runtimes import contract, mlserver, sized
 from lagar.server.auth import Gate
 from lagar.server.heads import Head
 from lagar.server.lane import Endpoint
-from lagar.server.routes import paths_of, wire_of
+from lagar.server.routes import INVOCATIONS, paths_of, wire_of
 from lagar.settings import ServerSettings
 
 log = logging.getLogger("lagar.worker")
@@ -260,6 +260,8 @@ class Serving:
         split = len(shares) > 1
         for protocol, path in paths_of(name, default=name == self.router.default):
             routes[path] = Route(self, shares[0], protocol, split=split)
+        if INVOCATIONS in routes and self._settings.predict_route:
+            routes[self._settings.predict_route] = routes[INVOCATIONS]
         return routes
 
 
