@@ -200,6 +200,15 @@ def test_help_names_every_setting(home: Path) -> None:
         assert flag in text
 
 
+def test_help_says_what_matters_on_its_first_screen(home: Path) -> None:
+    lines = lagar("serve", "--help", home=home).stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    first = "\n".join(lines[:40])
+    for words in ("What to serve:", "PATH...", "--watch", "--trust", "Where, and to whom:", "--host", "--no-auth"):
+        assert words in first
+    assert "--body-timeout-s" not in first
+
+
 # TLS
 
 

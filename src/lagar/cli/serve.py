@@ -8,161 +8,133 @@ from typing import Annotated, Any
 import typer
 
 from lagar import settings
+from lagar.cli.panels import Panels
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+WHAT, WHERE, MACHINE, FORMS = "What to serve", "Where, and to whom", "The machine", "Faster forms"
+ANSWERS, LIMITS, TIMES = "Answers and logs", "Limits", "Times in seconds"
+PAGES = "Pages of other sites (CORS)"
 
-@app.command()
+
+def _option(panel: str, help: str, metavar: str | None = None, *flags: str, **more: Any) -> Any:
+    return typer.Option(*flags, help=help, metavar=metavar, rich_help_panel=panel, **more)
+
+
+@app.command(cls=Panels, context_settings={"max_content_width": 100})
 def serve(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
             help="Model files, folders with a lagar.toml, MLflow folders, or folders of them, also as "
-            "s3://BUCKET/PREFIX: NAME/VERSION/ or NAME-VERSION/ inside gives versions, and the greatest answers.",
+            "s3://BUCKET/PREFIX; NAME/VERSION/ or NAME-VERSION/ inside gives versions, and the greatest answers.",
             show_default=False,
+            rich_help_panel=WHAT,
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", "--model_name", help="Name of the model, when one is served.")
+        str | None, _option(WHAT, "Name of the model, when one is served.", "NAME", "--name", "--model_name")
     ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on [127.0.0.1]; any other one needs API keys or --no-auth."),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on [8080]; 0 takes any free one, the ready line says which.")
-    ] = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(help="Port for V2 gRPC [none]; 0 takes any free one, the ready line says which.")
-    ] = None,
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            help="Processes that answer predictions [0: one per core that the cgroup grants]; MIN:MAX adds some while "
-            "requests wait."
-        ),
-    ] = None,
-    workers_idle_s: Annotated[
-        float | None, typer.Option(help="With MIN:MAX, time without waiting requests before one is dropped [60].")
-    ] = None,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(help="Memory that loaded versions may take, such as 2GB [three quarters of what there is]."),
-    ] = None,
-    pin: Annotated[
-        list[str] | None,
-        typer.Option(help="Model, or NAME@VERSION, that stays loaded; may be repeated."),
-    ] = None,
-    root_path: Annotated[
-        str | None, typer.Option(help="Prefix under which a proxy publishes this server, such as /mlapi.")
-    ] = None,
-    predict_route: Annotated[
-        str | None, typer.Option(help="A further path for what /invocations answers [none].")
-    ] = None,
-    health_route: Annotated[str | None, typer.Option(help="A further path for what /ping answers [none].")] = None,
-    tls_cert: Annotated[str | None, typer.Option(help="PEM file with the certificate chain: serve HTTPS.")] = None,
-    tls_key: Annotated[str | None, typer.Option(help="PEM file with the certificate's private key.")] = None,
-    watch: Annotated[
-        bool | None,
-        typer.Option("--watch", help="Let what changes at the paths go live: files, folders, what is removed."),
-    ] = None,
-    compile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="background|wait|off",
-            help="Serve at once and switch to the proved faster form when there is one, wait for it, or build none.",
-        ),
-    ] = None,
-    shadow_check: Annotated[
-        float | None,
-        typer.Option(help="Share of rows answered by a proved form that the original answers too [0.0001]."),
-    ] = None,
-    on_violation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="swap|keep", help="While the original of a form that was wrong starts: answer 503, or go on [swap]."
-        ),
-    ] = None,
-    debug: Annotated[
-        bool | None,
-        typer.Option("--debug", help="Watch the paths and their code, and log full tracebacks."),
+    watch: Annotated[bool | None, _option(WHAT, "Let what changes at the paths go live.", None, "--watch")] = None,
+    example: Annotated[
+        Path | None, _option(WHAT, "Rows (CSV, Parquet, JSON) that say names, types, ranges.", "FILE")
     ] = None,
     code: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="A .py file or a folder with classes and functions that the model needs; may be repeated.",
-            readable=False,
-        ),
-    ] = None,
-    example: Annotated[
-        Path | None,
-        typer.Option(
-            help="A CSV, Parquet or JSON file of rows: names, types, ranges and an example are taken from it."
-        ),
+        _option(WHAT, "A .py file or folder that it needs; may be repeated.", "PATH", readable=False),
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Open pickles that name code outside the allow-list: it can do anything you can."),
+        _option(WHAT, "Open pickles that name other code than is allowed: it can do what you can.", None, "--trust"),
     ] = False,
+    debug: Annotated[
+        bool | None, _option(WHAT, "Watch paths and code, and log full tracebacks.", None, "--debug")
+    ] = None,
+    host: Annotated[
+        str | None,
+        _option(WHERE, "Address to listen on [127.0.0.1]; any other one needs API keys or --no-auth.", "ADDRESS"),
+    ] = None,
+    port: Annotated[int | None, _option(WHERE, "Port to listen on [8080]; 0 takes any free one.", "PORT")] = None,
+    grpc_port: Annotated[int | None, _option(WHERE, "Port for V2 gRPC [none]; 0 takes any free one.", "PORT")] = None,
     no_auth: Annotated[
-        bool | None, typer.Option("--no-auth", help="Ask for no API keys, whatever the address.")
+        bool | None, _option(WHERE, "Ask for no API keys, whatever the address.", None, "--no-auth")
+    ] = None,
+    tls_cert: Annotated[str | None, _option(WHERE, "PEM certificate chain: serve HTTPS.", "FILE")] = None,
+    tls_key: Annotated[str | None, _option(WHERE, "PEM private key of the certificate.", "FILE")] = None,
+    root_path: Annotated[
+        str | None, _option(WHERE, "Prefix under which a proxy publishes this, such as /mlapi.", "PATH")
+    ] = None,
+    predict_route: Annotated[str | None, _option(WHERE, "A further path for /invocations [none].", "PATH")] = None,
+    health_route: Annotated[str | None, _option(WHERE, "A further path for /ping [none].", "PATH")] = None,
+    trusted_proxies: Annotated[
+        list[str] | None, _option(WHERE, "Whose X-Forwarded-* headers are believed; may be repeated.", "ADDRESS")
+    ] = None,
+    workers: Annotated[
+        str | None,
+        _option(MACHINE, "Processes that predict [one per core]; MIN:MAX adds some under load.", "N|MIN:MAX"),
+    ] = None,
+    workers_idle_s: Annotated[
+        float | None, _option(MACHINE, "With MIN:MAX, idle time that drops one [60].", "SECONDS")
+    ] = None,
+    max_memory: Annotated[
+        str | None, _option(MACHINE, "For loaded versions, such as 2GB [3/4 of what there is].", "SIZE")
+    ] = None,
+    pin: Annotated[list[str] | None, _option(MACHINE, "What stays loaded; may be repeated.", "NAME[@VERSION]")] = None,
+    compile: Annotated[
+        str | None, _option(FORMS, "Build them beside [background], first, or not at all.", "background|wait|off")
+    ] = None,
+    shadow_check: Annotated[
+        float | None, _option(FORMS, "Share of rows that the original answers too [0.0001].", "SHARE")
+    ] = None,
+    on_violation: Annotated[
+        str | None, _option(FORMS, "While a wrong one is replaced, answer 503 or go on [swap].", "swap|keep")
     ] = None,
     default_model: Annotated[
-        str | None, typer.Option(help="The model that /predict asks, when several are served [none].")
+        str | None, _option(ANSWERS, "Which one /predict asks, of several [none].", "NAME")
     ] = None,
-    log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
-    trusted_proxies: Annotated[
-        list[str] | None,
-        typer.Option(help="Address or network whose X-Forwarded-* headers are believed; may be repeated."),
-    ] = None,
+    log_format: Annotated[str | None, _option(ANSWERS, "How the log is written [console].", "console|json")] = None,
+    log_level: Annotated[str | None, _option(ANSWERS, "debug, info, warning or error [info].", "LEVEL")] = None,
     fast_lane: Annotated[
-        bool | None,
-        typer.Option("--fast-lane/--no-fast-lane", help="Answer plain predictions without the web framework [on]."),
+        bool | None, _option(ANSWERS, "Predict without the web framework [on].", None, "--fast-lane/--no-fast-lane")
     ] = None,
     compress_answers_bytes: Annotated[
-        int | None, typer.Option(help="Size from which answers are compressed for clients that accept it [0: never].")
+        int | None, _option(ANSWERS, "Compress larger ones for who accepts it [0: never].", "BYTES")
     ] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(help="Largest request body [64 MiB].")] = None,
-    max_upload_bytes: Annotated[int | None, typer.Option(help="Largest version pushed over HTTP [4 GiB].")] = None,
-    max_header_bytes: Annotated[int | None, typer.Option(help="Largest request line and headers [32 KiB].")] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Most rows in one request [100000].")] = None,
-    queue_rows: Annotated[
-        int | None, typer.Option(help="Most rows that wait per model, over all workers [200000].")
-    ] = None,
-    max_connections: Annotated[int | None, typer.Option(help="Most open connections per worker [10000].")] = None,
+    max_body_bytes: Annotated[int | None, _option(LIMITS, "Of a request's body [64 MiB].", "BYTES")] = None,
+    max_upload_bytes: Annotated[int | None, _option(LIMITS, "Of a version pushed over HTTP [4 GiB].", "BYTES")] = None,
+    max_header_bytes: Annotated[int | None, _option(LIMITS, "Of request line and headers [32 KiB].", "BYTES")] = None,
+    max_rows: Annotated[int | None, _option(LIMITS, "In one request [100000].", "ROWS")] = None,
+    queue_rows: Annotated[int | None, _option(LIMITS, "That wait per model [200000].", "ROWS")] = None,
+    max_connections: Annotated[int | None, _option(LIMITS, "Open per worker [10000].", "COUNT")] = None,
     request_timeout_s: Annotated[
-        float | None, typer.Option(help="Deadline of a prediction; a caller may ask for less [30].")
+        float | None, _option(TIMES, "Of a prediction; a caller may ask for less [30].", "S")
     ] = None,
-    header_timeout_s: Annotated[float | None, typer.Option(help="Time for a request's headers to arrive [10].")] = None,
-    body_timeout_s: Annotated[float | None, typer.Option(help="Time for a request's body to arrive [30].")] = None,
-    write_timeout_s: Annotated[float | None, typer.Option(help="Time for a client to take its answer [30].")] = None,
-    keep_alive_timeout_s: Annotated[float | None, typer.Option(help="Time an idle connection is kept [75].")] = None,
-    host_idle_s: Annotated[
-        float | None, typer.Option(help="Time until the process of an environment that is asked nothing ends [900].")
-    ] = None,
+    header_timeout_s: Annotated[float | None, _option(TIMES, "For a request's headers to arrive [10].", "S")] = None,
+    body_timeout_s: Annotated[float | None, _option(TIMES, "For a request's body to arrive [30].", "S")] = None,
+    write_timeout_s: Annotated[float | None, _option(TIMES, "For a client to take its answer [30].", "S")] = None,
+    keep_alive_timeout_s: Annotated[float | None, _option(TIMES, "That an idle connection is kept [75].", "S")] = None,
+    host_idle_s: Annotated[float | None, _option(TIMES, "That an unused environment runs on [900].", "S")] = None,
     drain_timeout_s: Annotated[
-        float | None, typer.Option(help="After SIGTERM or Ctrl-C, time to answer what was accepted [30].")
+        float | None, _option(TIMES, "To answer what was accepted, at the end [30].", "S")
     ] = None,
     cors_origins: Annotated[
-        list[str] | None, typer.Option(help="Site whose pages may read answers, or *; may be repeated.")
+        list[str] | None, _option(PAGES, "Whose may read answers, or *; may be repeated [none].", "ORIGIN")
     ] = None,
-    cors_origin_regex: Annotated[str | None, typer.Option(help="The same as a regular expression.")] = None,
+    cors_origin_regex: Annotated[str | None, _option(PAGES, "The same as a regular expression.", "REGEX")] = None,
     cors_methods: Annotated[
-        list[str] | None, typer.Option(help="What such pages may ask; may be repeated [GET, HEAD, POST].")
+        list[str] | None, _option(PAGES, "What they may ask; may be repeated [GET, HEAD, POST].", "METHOD")
     ] = None,
     cors_headers: Annotated[
-        list[str] | None, typer.Option(help="Header that such pages may send; may be repeated [any].")
+        list[str] | None, _option(PAGES, "Headers they may send; may be repeated [any].", "HEADER")
     ] = None,
     cors_expose: Annotated[
-        list[str] | None, typer.Option(help="Header that such pages may read; may be repeated.")
+        list[str] | None, _option(PAGES, "Headers they may read; may be repeated [none].", "HEADER")
     ] = None,
     cors_credentials: Annotated[
-        bool | None,
-        typer.Option("--cors-credentials", help="Let such pages send what the browser keeps for this server."),
+        bool | None, _option(PAGES, "Let them send what the browser keeps for this server.", None, "--cors-credentials")
     ] = None,
-    cors_max_age_s: Annotated[int | None, typer.Option(help="Time a browser remembers this [600].")] = None,
+    cors_max_age_s: Annotated[int | None, _option(PAGES, "That a browser remembers this [600].", "S")] = None,
 ) -> int:
     """Serve model files over HTTP: predictions, forms, documentation and metrics on one port.
 
@@ -170,7 +142,7 @@ def serve(
     lagar serve model.joblib
     lagar serve churn.bin --name churn --example customers.csv
     lagar serve models/ --watch --host 0.0.0.0 --workers 4
-    lagar serve                                       (what is in production in this home; see `lagar push`)
+    lagar serve                            (what is in production; see `lagar push`)
 
     The model's name is --name, or the name in lagar.toml, or that of the file. Every setting can also be a LAGAR_*
     variable or a line of server.toml in $LAGAR_HOME; `lagar config` shows them.
