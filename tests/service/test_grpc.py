@@ -316,6 +316,8 @@ def test_calls_are_counted_as_those_of_grpc(served: Served) -> None:
     served.client.infer(request("logistic", rows(1)))
     refusal(served.client.infer, request("logistic"))
     eventually(lambda: (counted("200"), counted("400")) == (good + 1, bad + 1), 60, "the counters")
+    (open_now,) = re.findall(r"^lagar_connections (\d+)", served.http.get("/metrics").text, re.MULTILINE)
+    assert int(open_now) >= 2, "one of each protocol"
 
 
 def test_who_speaks_http_1_is_told_what_this_port_is(served: Served) -> None:

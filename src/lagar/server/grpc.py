@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from lagar.engine.batcher import Batcher, Call
 from lagar.errors import DeadlineExceeded, InvalidInput, ModelFailed, PayloadTooLarge, RequestError
+from lagar.metrics import Registry
 from lagar.protocols import grpc
 from lagar.protocols.base import PLAIN, error_headers, message_of, status_of
 from lagar.protocols.schema import Message
@@ -311,6 +312,7 @@ class GrpcServer:
         settings: ServerSettings,
         calls: Calls,
         changed: Callable[[], None],
+        metrics: Registry,
     ) -> None:
         self.loop = loop
         self.settings = settings
@@ -323,6 +325,8 @@ class GrpcServer:
         self._boot = secrets.token_hex(6)
         self._ids = 0
         self._drained = asyncio.Event()
+        self._gauge = metrics.counter("lagar_connections")
+        self._accepted = metrics.counter("lagar_connections_accepted")
         self.sweep()
 
     def connection(self) -> Connection:
@@ -344,11 +348,14 @@ class GrpcServer:
     def arrived(self, connection: Connection) -> bool:
         """A connection was accepted; False when there are too many."""
         self.connections.add(connection)
+        self._gauge.add()
+        self._accepted.add()
         return len(self.connections) <= self.settings.max_connections
 
     def forgotten(self, connection: Connection) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
+        self._gauge.add(-1)
         if self.draining and not self.connections:
             self._drained.set()
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from lagar.engine.batcher import Batcher
 from lagar.errors import NotFound, Overloaded
+from lagar.metrics import Registry
 from lagar.protocols import schema
 from lagar.protocols.schema import Message, ProtoFile
 from lagar.server.asgi import App
@@ -33,6 +34,7 @@ def grpc_server(
     batcher: Batcher,
     gate: Gate,
     demand: Demand,
+    metrics: Registry,
 ) -> GrpcServer:
     """The gRPC side of a worker."""
     calls = Calls(lambda: app.serving, batcher, gate, demand, settings, loop)
@@ -44,7 +46,7 @@ def grpc_server(
     files = (inference, repository, health, *reflections)
     for file in reflections:
         Reflection(calls, file, files)
-    return GrpcServer(loop, settings, calls, watched.changed)
+    return GrpcServer(loop, settings, calls, watched.changed, metrics)
 
 
 def _answer_protocol(calls: Calls, app: App, file: ProtoFile) -> None:

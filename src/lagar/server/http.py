@@ -131,7 +131,7 @@ class HttpServer:
     def forgotten(self, connection: Connection) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
-        self.connection_gauge.set(len(self.connections))
+        self.connection_gauge.add(-1)
         if self.draining and not self.connections:
             self._drained.set()
 
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
             self._since = time.monotonic()  # the sweep's clock is up to a second old: all the time it is given
         server.connections.add(self)
         server.accepted.add()
-        server.connection_gauge.set(len(server.connections))
+        server.connection_gauge.add()
         if len(server.connections) > server.settings.max_connections:
             self.transport.abort()
 

@@ -319,7 +319,7 @@ class Worker:
         """What answers gRPC, which no other server needs to load."""
         from lagar.server.grpc_services import grpc_server
 
-        return grpc_server(self._loop, self._settings, self.app, self.batcher, self._gate, self.demand)
+        return grpc_server(self._loop, self._settings, self.app, self.batcher, self._gate, self.demand, self._metrics)
 
     async def listen(self, sockets: Mapping[str, socket.socket]) -> None:
         """Accept connections on the slot's sockets."""
