@@ -33,7 +33,7 @@ from lagar.types import Rows
 
 _BUFFER_FROM_BYTES: Final = 1536
 """From here on simdjson's number buffer beats a list of Python floats."""
-_LOOK_BYTES: Final = 1024
+_LOOK_BYTES: Final = 420
 """Two inputs that begin within so much are short: then the typed decoder beats looking each one up in the buffer."""
 
 
