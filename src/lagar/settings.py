@@ -229,6 +229,11 @@ def mlserver_variables(environ: Mapping[str, str] | None = None) -> dict[str, st
     return {name: value for name, value in variables.items() if name.upper().startswith("MLSERVER_")}
 
 
+def mlflow_tracking_uri(environ: Mapping[str, str] | None = None) -> str | None:
+    """MLFLOW_TRACKING_URI: MLflow's server, by the variable that MLflow itself reads; None when not set."""
+    return (os.environ if environ is None else environ).get("MLFLOW_TRACKING_URI") or None
+
+
 def compiling(environ: Mapping[str, str] | None = None) -> Compile:
     """LAGAR_COMPILE: when the faster forms of a pushed version are built; "wait" when not set."""
     return compile_mode((os.environ if environ is None else environ).get("LAGAR_COMPILE") or "wait", "LAGAR_COMPILE")

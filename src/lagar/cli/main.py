@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "serve": "Serve model files over HTTP.",
     "predict": "Score a file with a model, without a server.",
     "push": "Check a model and keep it as a version.",
+    "import": "Take models of other systems in.",
     "models": "List the models and what is live.",
     "versions": "List the versions of a model.",
     "show": "Show everything about a version.",
@@ -52,7 +53,7 @@ COMMANDS: Final = {
 """Command → its line in `lagar --help`, which must not cost the command's imports."""
 MODULES: Final = {
     "versions": "models", "show": "models", "diff": "models", "promote": "traffic", "rollback": "traffic",
-    "history": "traffic", "alias": "upkeep", "retire": "upkeep", "gc": "upkeep",
+    "history": "traffic", "alias": "upkeep", "retire": "upkeep", "gc": "upkeep", "import": "imports",
 }  # fmt: skip
 """Command → its module, where that has another name."""
 
@@ -76,7 +77,7 @@ class Commands(typer.core.TyperGroup):
         module = importlib.import_module(f"lagar.cli.{MODULES.get(cmd_name, cmd_name)}")
         command: Any = typer.main.get_command(module.app)
         if module.__name__ in _SHARED:
-            command = command.commands[cmd_name]
+            command = command.commands.get(cmd_name, command)  # else its commands are this one's
         command.name = cmd_name
         return command
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from lagar.cli.place import Json, Key, To, place
 from lagar.cli.screen import cut, summary, write_lines
 from lagar.cli.verdict import table
 from lagar.errors import SettingsError
+
+if TYPE_CHECKING:
+    from lagar.registry.answers import VersionReport
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -87,14 +90,20 @@ def push(
             trust=trust,
             on_step=steps.heard,
         )
+    tell(report, as_json=as_json)
+
+
+def tell(report: VersionReport, *, as_json: bool) -> None:
+    """Show a version that was pushed, and the next step."""
     if as_json:
         write_json(report)
         return
     write_lines(summary(report))
     if report.manifest.proof is not None:
         write_lines(table(report.manifest.proof, report.manifest.memory_bytes))
+    name, version = report.card.model, report.card.version
     if not report.card.traffic:
-        say(f"{name}@{report.card.version} has no traffic yet: `lagar promote {name} {report.card.version}`")
+        say(f"{name}@{version} has no traffic yet: `lagar promote {name} {version}`")
 
 
 def metric_of(text: str) -> tuple[str, float]:
