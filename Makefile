@@ -47,9 +47,10 @@ lock: env ## resolve the locks again; UPGRADE=--upgrade takes newer versions
 	grep -o '^scikit-learn==[^ ]*' requirements.lock > .venv/constraints.txt
 	for peer in bench/peers/*.in; do $(COMPILE) $(UPGRADE) -c .venv/constraints.txt $$peer -o $${peer%.in}.lock; done
 
-bench: env packages ## requests per second beside MLServer and FastAPI, as Markdown
+bench: env packages ## requests per second beside MLServer and FastAPI, as Markdown, V2 gRPC too
 	@$(BIN)/python bench/startup.py
 	@$(BIN)/python bench/compare.py $(BENCH)
+	@$(BIN)/python bench/rpc.py $(BENCH_RPC)
 
 dist: env ## wheel and source distribution in dist/
 	$(BIN)/python -m hatchling build -d dist

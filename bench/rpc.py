@@ -75,7 +75,7 @@ def message(form: str, n: int = 1) -> bytes:
     matrix = models.rows(n)
     values = np.ascontiguousarray(matrix, "<f8").tobytes()
     described = of_length(1, b"predict") + of_length(2, b"FP64") + of_length(3, varints(matrix.shape))
-    head = of_length(1, b"wine")
+    head = of_length(1, b"wine") + of_length(3, b"bench")  # an id of the server's own would grow with their number
     if form == "raw":
         return head + of_length(5, described) + of_length(7, values)
     return head + of_length(5, described + of_length(5, of_length(7, values)))
@@ -137,7 +137,7 @@ def _load(port: int, asked: bytes, size: int, work: Path, options: argparse.Name
     if found is None or counts is None or data is None or int(counts[2]) or int(counts[3]):
         sys.exit(f"h2load failed:\n{said}")
     mean = int(data[1]) / int(counts[1])
-    if abs(mean - size - 5) > 0.01 * size + 2:  # ids of requests differ by a byte or two
+    if abs(mean - size - 5) > 0.2:  # the last ones may be cut
         sys.exit(f"answers of {mean:.1f} bytes under load, {size + 5} were expected: some calls have failed\n{said}")
     return float(found[1])
 
