@@ -116,9 +116,12 @@ class Run:
         if port in self._servers:
             self._stop(port)
         self._ports[port] = _free_port()
-        for other in re.findall(r"--grpc-port[ =](\d+)", command):
+        folder = Path(self._env["PWD"], command.split()[-1])
+        if any(folder.glob("**/model-settings.json")):  # MLServer's folders have ports that nobody names
+            command += " --grpc-port 8081 --metrics-port 8082"
+        for flag, other in re.findall(r"--(grpc|metrics)-port[ =](\d+)", command):
             self._ports[other] = _free_port()
-            command = command.replace(f"--grpc-port {other}", f"--grpc-port {self._ports[other]}")
+            command = command.replace(f"--{flag}-port {other}", f"--{flag}-port {self._ports[other]}")
         without = re.sub(r"\s--port[ =]\d+", "", command.rstrip(" &"))
         log = self._scratch / f"server-{port}.log"
         with log.open("wb") as out:

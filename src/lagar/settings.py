@@ -31,6 +31,14 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0 takes any free port; the ready line says which."""
     grpc_port: int | None = None
     """Where V2 gRPC is answered, on the same host; none: nowhere; 0 takes any free port."""
+    metrics_port: int = 0
+    """Where metrics are told besides `/metrics` of the server itself, on the same host; 0: nowhere."""
+    metrics_endpoint: str = "/metrics"
+    """The path of the metrics on that port."""
+    metrics_aliases: Literal["none", "mlserver"] = "none"
+    """The word "mlserver": every number is also told under MLServer's name for it."""
+    metrics_rest_prefix: str = "rest_server"
+    """What MLServer's names for requests over HTTP begin with."""
     workers: int | str = 0
     """0: as many as the cgroup quota gives cores; "MIN:MAX": more while requests wait."""
     workers_idle_s: float = 60.0
@@ -448,6 +456,7 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
         refuse("grpc_port", "must be between 0 (any free port) and 65535")
     if server.grpc_port and server.grpc_port == server.port:
         refuse("grpc_port", "must not be that of HTTP")
+    _check_metrics(server, refuse)
     workers = worker_range(server.workers)
     if workers is None or (isinstance(server.workers, str) and not 1 <= workers[0] <= workers[1]):
         refuse("workers", "must be a number, or MIN:MAX like 2:8 with MIN at least 1 and MAX not below it")
@@ -480,6 +489,17 @@ def _check(server: ServerSettings, origins: dict[str, str]) -> None:
     _check_tls(server, origins)
     if server.trusted_proxies:
         _check_proxies(server, origins)
+
+
+def _check_metrics(server: ServerSettings, refuse: Callable[[str, str], None]) -> None:
+    if not 0 <= server.metrics_port <= 65535:
+        refuse("metrics_port", "must be between 0 (none) and 65535")
+    if server.metrics_port and server.metrics_port in (server.port, server.grpc_port):
+        refuse("metrics_port", "must not be that of HTTP or gRPC")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", server.metrics_endpoint):
+        refuse("metrics_endpoint", 'must be a plain path like "/metrics"')
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", server.metrics_rest_prefix):
+        refuse("metrics_rest_prefix", "must be letters, digits and _")
 
 
 def _check_cors(server: ServerSettings, refuse: Callable[[str, str], None]) -> None:

@@ -12,6 +12,8 @@ import pytest
 from lagar import runtimes
 from lagar.errors import LoadFailed, SettingsError, SetupError
 from lagar.intake import mlserver, mlserver_server, paths
+from lagar.intake.archive import Bounds
+from lagar.intake.content import Content
 from lagar.registry.model import Asked, ModelSource
 from lagar.settings import load, require_auth
 from lagar.types import Rows
@@ -200,7 +202,7 @@ def test_a_gathered_model_says_the_same_alone(tmp_path: Path, monkeypatch: pytes
     known = found(tmp_path)
     for place in ("sum", "iris"):
         settled = mlserver.read(tmp_path / "models" / place, tmp_path)
-        folder = mlserver.gather(settled, tmp_path / "out")
+        folder = mlserver.gather(settled, tmp_path, tmp_path / "out")
         monkeypatch.delenv("MLSERVER_MODEL_CONTENT_TYPE")
         (alone,) = found(folder).values()
         monkeypatch.setenv("MLSERVER_MODEL_CONTENT_TYPE", "pd")
@@ -348,3 +350,12 @@ def test_raw_boosters_answer_as_their_own_predict(tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs["predict"], values, rtol=1e-6)
         names = [output.name for output in loaded.signature.outputs]
         assert names == (["predict", "predict_proba"] if name == "w" else ["predict"])
+
+
+def test_a_model_that_is_gathered_is_the_same_version(tmp_path: Path) -> None:
+    custom(tmp_path / "in/sum", parameters={"version": "1"})
+    sklearn_model(tmp_path / "in/iris", uri="./model.joblib", version="1")
+    for source in found(tmp_path / "in").values():
+        settled = mlserver.read(tmp_path / "in" / source.name, tmp_path / "in")
+        (alone,) = found(mlserver.gather(settled, tmp_path / "in", tmp_path / "out")).values()
+        assert Content(alone, Bounds()).made() == Content(source, Bounds()).made()

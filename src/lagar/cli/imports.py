@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from lagar.cli.import_mlflow import mlflow
+from lagar.cli.import_mlserver import mlserver
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -15,3 +16,4 @@ def group() -> None:
 
 
 app.command()(mlflow)
+app.command()(mlserver)

@@ -57,6 +57,8 @@ def serve(
     ] = None,
     port: Annotated[int | None, _option(WHERE, "Port to listen on [8080]; 0 takes any free one.", "PORT")] = None,
     grpc_port: Annotated[int | None, _option(WHERE, "Port for V2 gRPC [none]; 0 takes any free one.", "PORT")] = None,
+    metrics_port: Annotated[int | None, _option(WHERE, "Tell metrics on this port too [none].", "PORT")] = None,
+    metrics_endpoint: Annotated[str | None, _option(WHERE, "Their path there [/metrics].", "PATH")] = None,
     no_auth: Annotated[
         bool | None, _option(WHERE, "Ask for no API keys, whatever the address.", None, "--no-auth")
     ] = None,
@@ -93,6 +95,10 @@ def serve(
     default_model: Annotated[
         str | None, _option(ANSWERS, "Which one /predict asks, of several [none].", "NAME")
     ] = None,
+    metrics_aliases: Annotated[
+        str | None, _option(ANSWERS, "Tell metrics under MLServer's names too [none].", "none|mlserver")
+    ] = None,
+    metrics_rest_prefix: Annotated[str | None, _option(ANSWERS, "Of those for HTTP [rest_server].", "NAME")] = None,
     log_format: Annotated[str | None, _option(ANSWERS, "How the log is written [console].", "console|json")] = None,
     log_level: Annotated[str | None, _option(ANSWERS, "debug, info, warning or error [info].", "LEVEL")] = None,
     fast_lane: Annotated[

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lagar import settings
-from lagar.control import violations
+from lagar.control import scrape, violations
 from lagar.control.equipment import Equipment
 from lagar.control.follow import Follower
 from lagar.control.progress import progress
@@ -61,10 +61,12 @@ KEYS_INTERVAL_S = 1.0
 def main() -> None:
     channel, listeners = begin_child()
     with listeners["control"] as listener:
-        sys.exit(asyncio.run(serve_control(channel, listener)))
+        sys.exit(asyncio.run(serve_control(channel, listener, listeners.get("metrics"))))
 
 
-async def serve_control(channel_socket: socket.socket, listener: socket.socket) -> int:
+async def serve_control(
+    channel_socket: socket.socket, listener: socket.socket, metrics_listener: socket.socket | None = None
+) -> int:
     """Serve until the supervisor says Drain or is gone; the exit code."""
     channel = await Channel.open(channel_socket)
     boot = await channel.receive()
@@ -95,12 +97,13 @@ async def serve_control(channel_socket: socket.socket, listener: socket.socket) 
             releases=releases,
             home=Path(boot.home),
             has_keys=bool(rows),
+            keys=rows,
         )
         channel.send(Keys(rows))
         try:
             leader = _leader(boot, channel, releases, state, log)
             state.repository = _repository(leader, releases, state)
-            await _serve(channel, listener, state, leader, rows, log)
+            await _serve(channel, listener, metrics_listener, state, leader, rows, log)
         except SetupError as error:  # the paths cannot be served
             channel.send(Failed(error.code, error.message))
             await channel.close()
@@ -164,6 +167,7 @@ def _repository(leader: Follower | Watcher, releases: Releases, state: ControlSt
 async def _serve(
     channel: Channel,
     listener: socket.socket,
+    metrics_listener: socket.socket | None,
     state: ControlState,
     leader: Follower | Watcher,
     rows: tuple[KeyRow, ...],
@@ -180,6 +184,7 @@ async def _serve(
         channel.send(ControlReady())
     beating = asyncio.create_task(channel.beat())
     noticing = asyncio.create_task(_tell_changes(channel, releases)) if isinstance(leader, Watcher) else None
+    scraped = None if metrics_listener is None else asyncio.create_task(scrape.serve(state, metrics_listener))
     leading = asyncio.create_task(leader.run())
     leading.add_done_callback(lambda _: web.stop())
     try:
@@ -192,6 +197,8 @@ async def _serve(
         beating.cancel()
         if noticing is not None:
             noticing.cancel()
+        if scraped is not None:
+            scraped.cancel()
     if not leading.cancelled():
         leading.result()
 
@@ -299,7 +306,7 @@ async def _tell_keys(
             continue
         if rows != told:
             told = rows
-            state.has_keys = bool(rows)
+            state.has_keys, state.keys = bool(rows), rows
             channel.send(Keys(rows))
 
 

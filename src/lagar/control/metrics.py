@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 import lagar
+from lagar.control import aliases
 from lagar.control.state import ControlState
 from lagar.metrics import FAMILIES, Family, Sample, collect
 
@@ -38,6 +39,8 @@ class ServerCollector(Collector):
         samples = collect(self._state.metrics_dir) if self._state.metrics_dir is not None else []
         for family in FAMILIES.values():
             yield metric(family, [sample for sample in samples if sample.family.name == family.name])
+        if self._state.settings.metrics_aliases == "mlserver":
+            yield from aliases.families(samples, self._state.settings.metrics_rest_prefix)
 
 
 def server_facts(state: ControlState) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from lagar.control.repository import Repository
 from lagar.registry.catalog import Catalog
 from lagar.registry.model import ModelInfo
 from lagar.registry.releases import Releases
-from lagar.server.channel import ServerState
+from lagar.server.channel import KeyRow, ServerState
 from lagar.settings import ServerSettings, is_loopback
 
 MAX_SHOWN = 100
@@ -43,6 +43,8 @@ class ControlState:
     _live: tuple[ModelInfo, ...] = ()
     has_keys: bool = False
     """True once the home has an API key, revoked ones included."""
+    keys: tuple[KeyRow, ...] = ()
+    """All of them."""
 
     def take(self, *, loaded: tuple[ModelInfo, ...] | None = None, live: tuple[ModelInfo, ...] | None = None) -> None:
         """What the workers have loaded has changed, or what is live by the catalog."""

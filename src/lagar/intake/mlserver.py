@@ -399,24 +399,36 @@ def _names(file: Path) -> Iterator[str]:
 # A folder of its own.
 
 
-def gather(settled: Settled, into: Path) -> Path:
-    """A folder below `into` with all that a model needs: what may be pushed to a server that has nothing of it."""
+def gather(settled: Settled, root: Path, into: Path) -> Path:
+    """A folder below `into` with all that a model needs: what may be pushed to a server that has nothing of it.
+
+    What lies in the model's folder keeps its place, so that it is the same version wherever it is taken in.
+    """
     folder = into / settled.name
+    uri = settled.facts.uri
     if settled.kind == "mlserver":
         _copy(settled.folder, folder)
-        for text in settled.code:
-            path = Path(text)
-            if not path.is_relative_to(settled.folder):
-                _copy(path, folder / path.name)
-        uri = settled.facts.uri
+    elif settled.path.is_relative_to(settled.folder):
+        _copy(settled.path, folder / settled.path.relative_to(settled.folder))
     else:
-        _copy(settled.path, folder / settled.path.name)
-        for text in settled.code:
-            _copy(Path(text), folder / Path(text).name)
         uri = f"./{settled.path.name}"
-    document = _document(settled.name, msgspec.structs.replace(settled.facts, uri=uri))
-    (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(document)))
+        _copy(settled.path, folder / settled.path.name)
+    for text in settled.code:
+        path = Path(text)
+        if path != settled.folder:
+            _copy(path, folder / path.name)
+    file = settled.folder / NAME
+    if uri == settled.facts.uri and file.is_file() and not _fills_in(root):
+        _copy(file, folder / NAME)
+    else:
+        document = _document(settled.name, msgspec.structs.replace(settled.facts, uri=uri))
+        (folder / NAME).write_bytes(msgspec.json.format(msgspec.json.encode(document)))
     return folder
+
+
+def _fills_in(root: Path) -> bool:
+    """Whether variables say something of models."""
+    return any(name.startswith("mlserver_model_") for name in _variables(root))
 
 
 def _copy(source: Path, target: Path) -> None:

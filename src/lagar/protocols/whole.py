@@ -30,7 +30,7 @@ from lagar.protocols.base import (
 )
 from lagar.protocols.tensors import DATATYPES
 from lagar.protocols.v2 import OCTETS, check_json_type, error_answer, event_lines
-from lagar.protocols.v2_request import split
+from lagar.protocols.v2_request import split, timeout_parameter
 from lagar.runtimes.mlserver import ANSWER, answer_of, rows_of
 from lagar.types import Outputs
 
@@ -92,8 +92,8 @@ def request_of(asked: dict[str, Any], request_id: str, timeout_s: float | None =
     if given_id is not None and (type(given_id) is not str or len(given_id) > _MAX_ID):
         raise InvalidInput(f"'id' must be a string of at most {_MAX_ID} characters, got {shown(given_id)}", field="id")
     parameters = _object(asked.get("parameters"), "the request")
-    if "timeout" in parameters:
-        timeout_s = timeout_of(parameters["timeout"])
+    own_s = timeout_parameter(parameters.get("timeout"))
+    timeout_s = timeout_s if own_s is None else own_s
     if type(asked.get("inputs")) is not list:
         raise InvalidInput(
             f"'inputs' must be a list of input tensors, got {shown(asked.get('inputs'))}", field="inputs"

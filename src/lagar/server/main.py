@@ -15,7 +15,7 @@ from lagar.registry.home import open_home
 from lagar.registry.model import Asked, ModelInfo
 from lagar.server import limits
 from lagar.server.hosts import Hosts
-from lagar.server.sockets import Ports, open_ports, open_unix_listener
+from lagar.server.sockets import Ports, open_listeners, open_ports, open_unix_listener
 from lagar.server.supervisor import Folders, Supervisor
 from lagar.settings import LoadedSettings, ServerSettings, child_environment, no_colour, worker_range
 
@@ -41,7 +41,10 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
     environment = child_environment(limits.thread_variables(threads) | {"PYTHONUNBUFFERED": "1"})
     asked_ports = {"http": settings.port} | ({} if settings.grpc_port is None else {"grpc": settings.grpc_port})
     ports = open_ports(settings.host, asked_ports, workers)
+    metrics = None
     try:
+        if settings.metrics_port:
+            metrics = open_listeners(settings.host, settings.metrics_port, 1, flag="--metrics-port")
         with home.run_folder() as run_folder:
             folders = Folders(
                 home=loaded.home, control_socket=run_folder / "control.sock", metrics=run_folder / "metrics"
@@ -55,6 +58,7 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
                     folders=folders,
                     ports=ports,
                     control_listener=control_listener,
+                    metrics_listener=None if metrics is None else metrics.sockets[0],
                     threads=threads,
                     environment=environment,
                     log=log,
@@ -67,6 +71,8 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
                 return asyncio.run(_run(supervisor, hosts))
     finally:
         ports.close()
+        if metrics is not None:
+            metrics.close()
 
 
 async def _run(supervisor: Supervisor, hosts: Hosts) -> int:

@@ -142,6 +142,7 @@ class Supervisor:
         folders: Folders,
         ports: Ports,
         control_listener: socket.socket,
+        metrics_listener: socket.socket | None,
         threads: int,
         environment: Mapping[str, str],
         log: Log,
@@ -174,7 +175,8 @@ class Supervisor:
         self._log = log
         self._announce = announce
         self._workers = [Post(f"worker {i}", WORKER, socks, i) for i, socks in enumerate(ports.sockets)]
-        self._control = Post("control", CONTROL, {"control": control_listener})
+        metrics = {} if metrics_listener is None else {"metrics": metrics_listener}
+        self._control = Post("control", CONTROL, {"control": control_listener} | metrics)
         self._phase = Phase.STARTING
         self._children: dict[Child, Post] = {}
         """Every process that has not been reaped, retired ones too."""
