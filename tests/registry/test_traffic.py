@@ -66,7 +66,7 @@ def test_a_rollback_restores_weights_and_shadow_and_each_further_one_a_step_more
     for weights, shadow in reversed(steps[:-1]):
         four.rollback("wine", RUI)
         assert live(four) == Split(weights, shadow)
-    with pytest.raises(InvalidVersion, match="only ever had version 1: there is nothing to roll back to"):
+    with pytest.raises(InvalidVersion, match="back at what was live first, version 1: there is nothing"):
         four.rollback("wine", RUI)
     assert len(four.history("wine")) == 7  # nothing of it is forgotten
 

@@ -10,9 +10,12 @@ def settled(generation: GenerationCard) -> GenerationCard:
     """A committed generation; raises PromoteRefused with the reason of one that is not."""
     if generation.state == "committed":
         return generation
-    wanted = ", ".join(f"{version}={share}" for version, share in generation.weights.items())
+    shares = generation.weights
+    wanted = (
+        f"@{next(iter(shares))}" if len(shares) == 1 else "".join(f" {version}={shares[version]}" for version in shares)
+    )
     raise PromoteRefused(
-        f"{generation.model} {wanted} did not go live, nothing has switched: {generation.reason or generation.state}"
+        f"{generation.model}{wanted} did not go live, nothing has switched: {generation.reason or generation.state}"
     )
 
 

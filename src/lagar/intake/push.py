@@ -270,7 +270,7 @@ class _Intake:
         files = [file for file in self._root.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         globals_found = _scanned(source, files)
-        pickles = f", {len(globals_found)} names in pickles" if globals_found else ""
+        pickles = f", {len(globals_found)} name{'s' * (len(globals_found) > 1)} in pickles" if globals_found else ""
         said.append(f"{len(files)} file{'s' if len(files) > 1 else ''}, {size:,} bytes{pickles}")
         return source, tuple(sorted({name.rpartition(".")[0] for name in globals_found if "." in name}))
 

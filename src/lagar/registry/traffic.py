@@ -72,7 +72,12 @@ def previous(connection: Connection, model: str) -> tuple[Split, int | None]:
     now = last(connection, model)
     records.require(connection, model)
     if now is None or now.before is None:
-        first = "was never live" if now is None else f"has only ever had {describe(now.split)}"
+        if now is None:
+            first = "was never live"
+        elif len(history(connection, model)) == 1:
+            first = f"has only ever had {describe(now.split)}"
+        else:
+            first = f"is back at what was live first, {describe(now.split)}"
         raise InvalidVersion(f"{model} {first}: there is nothing to roll back to; `lagar history {model}` shows why")
     row = connection.execute(sa.select(table).where(table.c.id == now.before)).one()
     found = _traffic(row)
