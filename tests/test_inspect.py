@@ -104,11 +104,11 @@ def test_a_keras_archive_and_a_saved_model_are_refused(tmp_path: Path) -> None:
         find_models([tmp_path / "saved"])
 
 
-def test_a_skops_file_is_refused_with_how_to_save_it_again(tmp_path: Path) -> None:
+def test_a_skops_file_is_a_model_without_a_pickle(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.skops", "w") as archive:
         archive.writestr("schema.json", "{}")
-    with pytest.raises(UnsupportedModel, match=r"a\.skops is a skops file.*skops\.io\.load .*joblib\.dump\(model"):
-        find_models([tmp_path / "a.skops"])
+    (source,) = find_models([tmp_path / "a.skops"]).sources
+    assert (source.kind, source.pickled) == ("sklearn", False)
 
 
 def test_missing_paths_and_empty_folders_are_one_line(tmp_path: Path) -> None:

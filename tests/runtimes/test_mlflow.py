@@ -95,11 +95,24 @@ def test_a_folder_that_lost_its_model_says_which_file(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_skops_is_refused_with_the_format_to_use(tmp_path: Path) -> None:
-    text = MLMODEL.format(flavour="sklearn").replace("model.pkl", "model.skops\n    serialization_format: skops")
-    (tmp_path / "MLmodel").write_text(text)
-    with pytest.raises(UnsupportedModel, match=r"serialization_format=.cloudpickle"):
-        load(tmp_path)
+def test_what_mlflow_saves_as_skops_is_opened_as_skops(tmp_path: Path) -> None:
+    pytest.importorskip("skops", reason="skops is not installed")
+    import lightgbm
+
+    model = LogisticRegression(max_iter=5000).fit(WINE, KIND)
+    loaded = load(save("sklearn", model, tmp_path / "wine", serialization_format="skops"))
+    same(answers(loaded, WINE)["predict_proba"], model.predict_proba(WINE))
+    assert not loaded.source.pickled
+    trees = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1).fit(WINE, KIND)
+    loaded = load(save("lightgbm", trees, tmp_path / "light", serialization_format="skops"))
+    same(answers(loaded, WINE)["predict_proba"], trees.predict_proba(WINE))
+
+
+def test_what_mlflows_own_server_would_call_is_answered_first(tmp_path: Path) -> None:
+    model = LogisticRegression(max_iter=5000).fit(WINE, KIND)
+    options = {"serialization_format": "cloudpickle", "pyfunc_predict_fn": "predict_proba"}
+    loaded = load(save("sklearn", model, tmp_path / "wine", **options))
+    assert [output.name for output in loaded.signature.outputs] == ["predict_proba", "predict"]
 
 
 def test_code_that_came_with_a_model_is_not_run_unasked(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from lagar.errors import LoadFailed, MissingLibrary, UnsupportedModel
 from lagar.registry.model import Kind
 
 NAME = "MLmodel"
+SKOPS = ".skops"
+"""How MLflow saves estimators unless it is told otherwise."""
 _NATIVE: tuple[Kind, ...] = ("sklearn", "xgboost", "lightgbm", "catboost", "onnx")
 
 
@@ -53,10 +55,6 @@ def read(folder: Path) -> MlflowModel:
         return MlflowModel("pyfunc", path, False, (), inputs, example, {}, params)
     facts = flavours[flavour] or {}
     data = folder / str(facts.get("pickled_model") or facts.get("data") or "model.pkl")
-    if facts.get("serialization_format") == "skops":
-        raise UnsupportedModel(
-            f'{path}: the model was saved as skops; save it again with serialization_format="cloudpickle"'
-        )
     if data.is_dir():  # onnx flavour of some versions: a folder with the file in it
         data = next(iter(sorted(data.glob("*.onnx"))), data)
     if not data.is_file():
@@ -64,7 +62,7 @@ def read(folder: Path) -> MlflowModel:
     return MlflowModel(
         flavour=flavour,
         data=data,
-        pickled=flavour == "sklearn" or data.suffix in {".pkl", ".pickle", ".joblib"},
+        pickled=data.suffix != SKOPS and (flavour == "sklearn" or data.suffix in {".pkl", ".pickle", ".joblib"}),
         code=tuple(folder / str(code) for code in [facts.get("code")] if code),
         inputs=inputs,
         example=example,

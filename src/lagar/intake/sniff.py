@@ -15,9 +15,9 @@ from lagar.errors import LoadFailed, SetupError, UnsupportedModel
 from lagar.registry.model import Kind
 
 PICKLE_SUFFIXES = frozenset({".joblib", ".pkl", ".pickle", ".bin"})
-MODEL_SUFFIXES = PICKLE_SUFFIXES | {".ubj", ".json", ".bst", ".txt", ".cbm", ".onnx"}
+MODEL_SUFFIXES = PICKLE_SUFFIXES | {".ubj", ".json", ".bst", ".txt", ".cbm", ".onnx", ".skops"}
 UNSUPPORTED_SUFFIXES = frozenset(
-    {".pt", ".pth", ".h5", ".hdf5", ".keras", ".safetensors", ".pmml", ".tflite", ".skops"}
+    {".pt", ".pth", ".h5", ".hdf5", ".keras", ".safetensors", ".pmml", ".tflite"}
 )
 """Refused by name, by their content where they exist and by their suffix otherwise."""
 
@@ -126,7 +126,7 @@ def _is_old_xgboost(head: bytes) -> bool:
     )
 
 
-def _zip_refusal(path: Path) -> SetupError:
+def _zip_refusal(path: Path) -> SetupError | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -137,16 +137,15 @@ def _zip_refusal(path: Path) -> SetupError:
     if any(name in {"config.json", "model.weights.h5"} for name in names):
         return unsupported(_KERAS, path)
     if "schema.json" in names:
-        return UnsupportedModel(
-            f"{path} is a skops file, which Lagar does not serve; open it with skops.io.load and save the model again: "
-            "joblib.dump(model, 'model.joblib')"
-        )
+        return None  # a skops file
     if all(name.endswith(".npy") for name in names):
         return UnsupportedModel(f"{path} holds numpy arrays, not a model; save the fitted estimator with joblib.dump")
     return UnsupportedModel(f"{path} is a zip archive that is no model Lagar knows; unpack it and give what is inside")
 
 
 def _native_kind(path: Path, head: bytes) -> Kind | None:
+    if head.startswith(b"PK\x03\x04"):  # of zip archives, only skops files are not refused
+        return "sklearn"
     if head.startswith(b"CBM1"):
         return "catboost"
     if re.match(rb"tree\r?\nversion=", head):

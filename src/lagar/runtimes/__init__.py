@@ -26,6 +26,7 @@ _EXTRAS = {
     "catboost": "catboost",
     "yaml": "mlflow",
     "mlflow": "mlflow",
+    "skops": "mlflow",
 }
 
 

@@ -33,7 +33,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     """The native model of the folder."""
     folder = Path(source.path)
     found = mlmodel.read(folder)
-    kind = "sklearn" if found.pickled else found.flavour
+    kind = "sklearn" if found.pickled or found.data.suffix == mlmodel.SKOPS else found.flavour
     own = tuple(str(path) for path in found.code)
     inner = msgspec.structs.replace(
         source, path=str(found.data), kind=kind, code=(*source.code, *(own if source.trust else ()))

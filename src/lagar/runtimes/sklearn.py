@@ -8,7 +8,7 @@ from typing import Any
 
 from lagar.errors import LoadFailed, UnsupportedModel
 from lagar.registry.model import ModelSource
-from lagar.runtimes import pickles
+from lagar.runtimes import pickles, skops
 from lagar.runtimes.base import (
     Chain,
     Draft,
@@ -29,8 +29,11 @@ _BOOSTERS = frozenset({"xgboost", "lightgbm", "catboost"})
 
 
 def open_source(source: ModelSource, threads: int) -> Opened:
-    """The object of a pickle, checked by the scan first."""
-    model, libraries, warnings = pickles.load(source, Path(source.path))
+    """The object of a pickle, checked by the scan first, or of a skops file."""
+    path = Path(source.path)
+    if skops.is_one(path):
+        return of_object(skops.load(source, path), source, threads)
+    model, libraries, warnings = pickles.load(source, path)
     opened = of_object(model, source, threads)
     opened.warnings[:0] = warnings
     opened.libraries = {**libraries, **opened.libraries}
