@@ -16,9 +16,7 @@ from lagar.registry.model import Kind
 
 PICKLE_SUFFIXES = frozenset({".joblib", ".pkl", ".pickle", ".bin"})
 MODEL_SUFFIXES = PICKLE_SUFFIXES | {".ubj", ".json", ".bst", ".txt", ".cbm", ".onnx", ".skops"}
-UNSUPPORTED_SUFFIXES = frozenset(
-    {".pt", ".pth", ".h5", ".hdf5", ".keras", ".safetensors", ".pmml", ".tflite"}
-)
+UNSUPPORTED_SUFFIXES = frozenset({".pt", ".pth", ".h5", ".hdf5", ".keras", ".safetensors", ".pmml", ".tflite"})
 """Refused by name, by their content where they exist and by their suffix otherwise."""
 
 _HEAD_BYTES = 64 * 1024
