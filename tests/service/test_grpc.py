@@ -197,6 +197,15 @@ def test_contents_in_the_wrong_place_are_named(served: Served) -> None:
     )
 
 
+def test_a_size_beside_raw_contents_says_nothing(served: Served) -> None:
+    """KServe's client writes V2's parameters of binary data over gRPC too."""
+    asked = request("logistic", rows(2), raw=True, outputs=["predict"])
+    plain = served.client.infer(asked)
+    asked.inputs[0].parameters["binary_data_size"].int64_param = 64
+    asked.outputs[0].parameters["binary_data"].bool_param = True
+    assert list(served.client.infer(asked).raw_output_contents) == list(plain.raw_output_contents)
+
+
 def test_what_is_no_method_and_what_is_no_message_is_said(served: Served) -> None:
     unknown = served.client.channel.unary_unary("/inference.GRPCInferenceService/ModelForget")
     assert refusal(unknown, b"", timeout=60).code() is grpc.StatusCode.UNIMPLEMENTED

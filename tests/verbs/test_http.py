@@ -134,7 +134,10 @@ def test_refusals_over_http_are_those_of_the_command_line(shared: Keyed) -> None
 def test_refusals_have_their_status_and_the_one_shape(shared: Keyed) -> None:
     client = shared.client
     assert error_of(client.get("/api/models/beer"), 404)["code"] == "not_found"
-    assert error_of(client.get("/api/generations/77"), 404)["code"] == "not_found"
+    for number in (77, -1, 1 << 40, 1 << 70):
+        assert error_of(client.get(f"/api/generations/{number}"), 404)["code"] == "not_found"
+    for path, methods in (("aliases/nobody", "DELETE, PUT"), ("traffic", "GET, HEAD, PUT")):
+        assert client.patch(f"/api/models/wine/{path}").headers["allow"] == methods
     assert error_of(client.delete("/api/models/wine/aliases/nobody"), 404)["code"] == "not_found"
     assert "'after'" in error_of(client.get("/api/models/wine/diff?before=v1.0.9"), 400)["message"]
     assert error_of(client.get("/api/generations/x"), 400)["code"] == "invalid_input"

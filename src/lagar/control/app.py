@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lagar.control.assets import Assets
@@ -192,14 +193,25 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         message = f"no such path {shown!r}; GET {home} lists every path of this server"
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET")
+        allowed = _allowed(request)
         message = f"{shown!r} does not take {request.method}, it takes {allowed}; see GET {home}"
     else:
         message = str(error.detail)
     code = ERROR_CODES.get(error.status_code, "bad_request")
     response = error_response(error.status_code, code, message, request.state.request_id, path)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["allow"] = allowed
     return response
+
+
+def _allowed(request: Request) -> str:
+    """Every method of a path; the framework names those of the first route that has it."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return ", ".join(sorted(found))
 
 
 def error_response(status: int, code: str, message: str, request_id: str, path: str) -> Response:

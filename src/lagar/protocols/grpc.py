@@ -93,6 +93,8 @@ _LIST_OF: Final = {
 }  # fmt: skip
 """Datatype → the field of InferTensorContents that holds its values; FP16 and BF16 have none."""
 _FLOATS: Final[dict[int, tuple[int, np.dtype[Any]]]] = {6: (FIXED32, np.dtype("<f4")), 7: (FIXED64, np.dtype("<f8"))}
+_OF_BODIES: Final = frozenset({"binary_data_size", "binary_data", "binary_data_output"})
+"""Parameters that say where tensors stand in a body over HTTP; KServe's client sends them here too, to no effect."""
 
 
 def address(data: bytes) -> tuple[str, str]:
@@ -183,7 +185,7 @@ def _take_parameter(parameters: dict[str, Any], data: bytes, at: int, stop: int)
             key = text_at(data, start, end)
         elif tag == 2 << 3 | LENGTH:
             value = _choice(data, start, end)
-    if value is not None:
+    if value is not None and key not in _OF_BODIES:
         parameters[key] = value
 
 
@@ -335,11 +337,11 @@ class GrpcAdapter:
     def _certainly_good(self, asked: dict[str, Any], request_id: str) -> InferRequest | None:
         """The request if it is one tensor of numbers in the shape of the model and nothing else, else None."""
         inputs = asked["inputs"]
-        if len(inputs) != 1 or "outputs" in asked or "parameters" in asked:
+        if len(inputs) != 1 or "outputs" in asked or asked.get("parameters"):
             return None
         tensor = inputs[0]
         shape, data = tensor["shape"], tensor["data"]
-        if len(shape) != 2 or "parameters" in tensor or isinstance(data, list) or data.dtype == np.bool_:
+        if len(shape) != 2 or tensor.get("parameters") or isinstance(data, list) or data.dtype == np.bool_:
             return None
         n, width = shape
         if not 0 < n <= self._limits.max_rows or width < 1 or (self._width is not None and width != self._width):

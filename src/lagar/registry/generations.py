@@ -186,7 +186,8 @@ def _overdue(connection: Connection, row: Row[Any], now: float) -> str:
 
 
 def _row(connection: Connection, n: int) -> Row[Any]:
-    row = connection.execute(sa.select(table).where(table.c.n == n)).first()
+    known = 0 <= n < 1 << 31  # what every database can be asked for
+    row = connection.execute(sa.select(table).where(table.c.n == n)).first() if known else None
     if row is None:
         raise NotFound(f"there is no generation {n}")
     return row
