@@ -211,3 +211,13 @@ def test_raw_text_must_be_whole() -> None:
     asked.raw_input_contents[0] = blob("BYTES", [b"um jogo"])[:-1]
     with pytest.raises(RequestError, match="ends within its element 1"):
         GrpcAdapter(View(TEXT, "text")).decode(asked.SerializeToString(), "r-1", PLAIN)
+
+
+def test_parameters_of_bodies_over_http_have_no_effect() -> None:
+    asked = request("wine", ("x", "FP64", [1, 13], WINE_ROW), raw=True, outputs=["predict"])
+    asked.parameters["binary_data_output"].bool_param = True
+    asked.inputs[0].parameters["binary_data_size"].int64_param = 104
+    asked.outputs[0].parameters["binary_data"].bool_param = False
+    adapter = GrpcAdapter(view("wine"))
+    data, _, _ = adapter.encode(adapter.decode(asked.SerializeToString(), "r-1", PLAIN), {"predict": np.array([1])})
+    assert message("inference.ModelInferResponse").FromString(data).raw_output_contents
