@@ -52,7 +52,13 @@ class WorkerThread:
 
     def __init__(self, path: Path, folder: Path) -> None:
         found = find_models([path])
-        settings = ServerSettings(grpc_port=0, max_body_bytes=MAX_BODY_BYTES, header_timeout_s=2, body_timeout_s=2)
+        settings = ServerSettings(
+            grpc_port=0,
+            max_body_bytes=MAX_BODY_BYTES,
+            header_timeout_s=2,
+            body_timeout_s=2,
+            write_timeout_s=2,
+        )
         self._boot = WorkerBoot(
             slot=0, workers=1, threads=1, settings=settings, sources=found.sources, live=found.live,
             control_socket=str(folder / "nobody"), metrics_dir=str(folder), keys=(), port=0,
@@ -453,3 +459,17 @@ def test_a_connection_that_says_nothing_is_closed(worker: WorkerThread) -> None:
         talk.send(PREFACE[:5])
         with pytest.raises(ConnectionError):
             talk.until(99)
+
+
+def test_a_client_that_does_not_read_is_let_go(worker: WorkerThread) -> None:
+    asks = request("logistic", ("x", "FP64", [8000, 4], ROW * 8000), raw=True, outputs=["predict_proba"])
+    with Talk(worker.port, preface=False) as talk:
+        talk.send(PREFACE + frames.settings_frame([(frames.SETTING_WINDOW, 2**31 - 1)]))
+        talk.send(frames.window_update(0, 2**30))
+        with contextlib.suppress(OSError):  # once it is gone
+            for _ in range(100):
+                stream, body = talk.open(), enveloped(asks.SerializeToString())
+                for place in range(0, len(body), 16_384):
+                    ends = END_STREAM if place + 16_384 >= len(body) else 0
+                    talk.send(frames.frame(DATA, ends, stream, body[place : place + 16_384]))
+        eventually(lambda: not worker.connections(), 60, "the end of the connection")
