@@ -249,3 +249,21 @@ def test_a_model_of_unknown_width_takes_any_matrix() -> None:
     assert rows is not None
     assert rows.matrix is not None
     assert rows.matrix.tolist() == [[1.0], [2.0]]
+
+
+def test_bodies_that_are_good_take_the_quick_way() -> None:
+    """One matrix, one input per field, short and long, and tensors behind the JSON."""
+    for n in (1, 3, 60, 400):
+        rows = [[float(row + column) for column in range(13)] for row in range(n)]
+        columns = [tensor([row[place] for row in rows], [n, 1], name=name) for place, name in enumerate(WINE_RECORD)]
+        quick = V2Adapter(view("wine"))._quick
+        assert quick is not None
+        for body in (v2(tensor(rows, [n, 13])), v2(*columns), v2(*reversed(columns), id="i")):
+            found = quick.read(body)
+            assert found is not None, n
+            assert found[0].matrix is not None
+            assert found[0].matrix.tolist() == rows
+    quick = V2Adapter(view("churn"))._quick
+    assert quick is not None
+    good = [{**sent, "data": [1.5]} if sent["name"] == "discount" else sent for sent in churn_inputs()]
+    assert quick.read(v2(*good)) is not None

@@ -39,6 +39,7 @@ VERB_ERRORS: dict[int, tuple[str, str]] = {
     422: ("refused", "Intake refused what was pushed; `step` says where, and nothing of it is kept."),
 }
 _RETRY = {429, 503}
+_BODY_ERRORS = (400, 408, 413)
 OCTETS = "application/octet-stream"
 
 Operation = dict[str, Any]
@@ -410,7 +411,7 @@ def _v2_index() -> Operation:
         "v2_index", "All versions, and which of them answer",
         _answer("The versions.", {JSON: {"schema": {"type": "array", "items": entry}}}), "V2-",
     )  # fmt: skip
-    operation["responses"] |= _errors((400,), "V2-")
+    operation["responses"] |= _errors(_BODY_ERRORS, "V2-")
     return operation | {"requestBody": {"content": {JSON: {"schema": body}}}}
 
 
@@ -419,7 +420,7 @@ def _v2_change(state: ControlState, verb: str, parameter: str, kind: str) -> Ope
     summary = {"load": "Have a model answer again", "unload": "Have a model answer nothing until it is loaded"}[verb]
     ok = {"description": "Done.", "headers": _headers(200)}
     operation = _server(f"v2_{verb}", summary, ok, "V2-")
-    operation["responses"] |= _errors((400, 404), "V2-") | {
+    operation["responses"] |= _errors((*_BODY_ERRORS, 404), "V2-") | {
         "409": {"description": VERB_ERRORS[409][1], "headers": _headers(409)}
     }
     parameters = {"type": "object", "properties": {parameter: {"type": kind}}, "additionalProperties": False}

@@ -33,6 +33,7 @@ from lagar.types import Rows
 
 _BUFFER_FROM_BYTES: Final = 1536
 """From here on simdjson's number buffer beats a list of Python floats."""
+_FLOAT_BYTES: Final = 8
 _LOOK_BYTES: Final = 420
 """Two inputs that begin within so much are short: then the typed decoder beats looking each one up in the buffer."""
 
@@ -237,23 +238,20 @@ class Quick:
         width = len(inputs)
         if keys > 2 or width != self._width or not (given_id is None or isinstance(given_id, str)):
             return None
-        matrix = np.empty((0, 0))
+        data = [memoryview(b"")] * width
         datatypes = [""] * width
+        n = 0
         for tensor in inputs:
             place = self._places[tensor["name"]]
-            values = np.frombuffer(tensor["data"].as_buffer(of_type="d"))
-            if not matrix.size:
-                matrix = np.empty((width, values.size))
-            n = matrix.shape[1]
+            buffer = memoryview(tensor["data"].as_buffer(of_type="d"))
             shape, datatype = tensor["shape"].as_list(), tensor["datatype"]
-            if n == 0 or values.size != n or len(tensor) != 4 or shape not in ([n], [n, 1]):
+            n = n or buffer.nbytes // _FLOAT_BYTES
+            if not n or buffer.nbytes != n * _FLOAT_BYTES or len(tensor) != 4 or shape not in ([n], [n, 1]):
                 return None
-            if any(type(size) is not int for size in shape):
+            if datatypes[place] or not isinstance(datatype, str) or any(type(size) is not int for size in shape):
                 return None
-            if datatypes[place] or not isinstance(datatype, str):
-                return None
-            matrix[place] = values
-            datatypes[place] = datatype
+            data[place], datatypes[place] = buffer, datatype
+        matrix = np.frombuffer(bytearray().join(data)).reshape(width, n)
         return _Numbers(datatypes, matrix, given_id, keys + 4 * width, 2 * width + 1)
 
     def _placed(
