@@ -72,3 +72,17 @@ def test_trees_that_would_lead_out_of_the_array_do_not_load(fault: str, tmp_path
     BREAKS[fault](arrays)
     with pytest.raises(LoadFailed, match="compile it again"):
         NativeWalk(tmp_path, arrays, SHAPE)
+
+
+def test_leaves_are_added_in_the_precision_that_is_asked_for(tmp_path: Path) -> None:
+    arrays = stump()
+    arrays["leaves"] = np.array([[1.0], [1e-9]], dtype=np.float32)
+    arrays["roots"], arrays["targets"] = np.zeros(2, dtype=np.int32), np.zeros(2, dtype=np.int32)
+    shape = SHAPE._replace(trees=2, sums=np.float32)
+    walk = NativeWalk(tmp_path, arrays, shape)
+    walk.line[:] = 1.0
+    assert walk.one().dtype == np.float32
+    assert walk.one()[0, 0] == np.float32(1e-9) + np.float32(1e-9)
+    assert walk.many(np.zeros((9, 1), dtype=np.float32)).tolist() == [[2.0]] * 9
+    with pytest.raises(LoadFailed, match="compile it again"):
+        NativeWalk(tmp_path, arrays, shape._replace(sums=np.float64))

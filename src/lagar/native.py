@@ -20,8 +20,12 @@ from pathlib import Path
 from typing import Final
 
 FORM: Final = "trees-native"
-"""The name of the form that needs the library."""
+SYMMETRIC: Final = "catboost-native"
+FORMS: Final = frozenset({FORM, SYMMETRIC})
+"""The names of the forms that need the library."""
 SOURCE: Final = Path(__file__).with_name("walk.c")
+BLOCK: Final = 64
+"""Rows that symmetric trees take side by side: their columns are so many numbers long, or a multiple."""
 _OPTIONS: Final = ("-O2", "-shared", "-fPIC", "-fno-fast-math", "-ffp-contract=off", "-fno-tree-vectorize")
 _COMPILE_S: Final = 60.0
 
@@ -38,6 +42,19 @@ class Trees(ctypes.Structure):
         ("all", ctypes.c_int64),
         ("count", ctypes.c_int64),
         ("width", ctypes.c_int64),
+    )
+
+
+class Levels(ctypes.Structure):
+    """`struct levels` of the source."""
+
+    _fields_ = (
+        ("borders", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("leaves", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("each", ctypes.c_int64),
     )
 
 

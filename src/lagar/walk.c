@@ -6,7 +6,8 @@
    A node's children stand together: `next` and `next + 1`. A row goes to the first where its value is not above the
    split. The lowest bit of `column` says that a missing value (NaN) goes to the second. A leaf is its own first child,
    with a NaN for a split, to which nothing compares; the NaN's low bits are the number of the leaf's row in the table.
-   Only additions of float64 in a fixed order: any compiler gives the same bits, unless told to be fast and loose. */
+   Only additions in a fixed order, in the precision of the library whose trees they are: any compiler gives the same
+   bits, unless told to be fast and loose. */
 
 #include <stdint.h>
 #include <string.h>
@@ -17,12 +18,12 @@ struct trees {
     const void *nodes;
     const int32_t *roots;
     const int32_t *targets; /* per tree the first target that its leaves add to */
-    const double *table;    /* rows of `each` values */
+    const void *table;      /* rows of `each` values */
     int64_t each, all;      /* values of a leaf; targets in all */
     int64_t count, width;   /* trees; columns of a row */
 };
 
-#define WALK(NAME, REAL, BITS, MASK)                                                                                   \
+#define WALK(NAME, REAL, BITS, MASK, SUM)                                                                              \
     struct node_##NAME {                                                                                               \
         REAL split;                                                                                                    \
         uint32_t column;                                                                                               \
@@ -51,16 +52,16 @@ struct trees {
         } while (moved);                                                                                               \
     }                                                                                                                  \
                                                                                                                        \
-    static inline void add_##NAME(const struct trees *trees, const struct node_##NAME *leaf, double *sums)             \
+    static inline void add_##NAME(const struct trees *trees, const struct node_##NAME *leaf, SUM *sums)                \
     {                                                                                                                  \
         BITS bits;                                                                                                     \
         memcpy(&bits, &leaf->split, sizeof bits);                                                                      \
-        const double *values = trees->table + (int64_t)(bits & MASK) * trees->each;                                    \
+        const SUM *values = (const SUM *)trees->table + (int64_t)(bits & MASK) * trees->each;                          \
         for (int64_t index = 0; index < trees->each; index++)                                                          \
             sums[index] += values[index];                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    void many_##NAME(const struct trees *trees, const REAL *rows, int64_t n, double *sums)                             \
+    void many_##NAME(const struct trees *trees, const REAL *rows, int64_t n, SUM *sums)                                \
     {                                                                                                                  \
         const struct node_##NAME *nodes = trees->nodes;                                                                \
         int64_t width = trees->width;                                                                                  \
@@ -69,7 +70,7 @@ struct trees {
                 const REAL *row = rows + first * width;                                                                \
                 int32_t at[LANES];                                                                                     \
                 int lanes = n - first < LANES ? (int)(n - first) : LANES;                                              \
-                for (int lane = 0; lane < LANES; lane++)                                                               \
+                for (int lane = 0; lane < lanes; lane++)                                                               \
                     at[lane] = trees->roots[tree];                                                                     \
                 if (lanes == LANES)                                                                                    \
                     down_##NAME(nodes, at, row, width, LANES);                                                         \
@@ -80,7 +81,7 @@ struct trees {
             }                                                                                                          \
     }                                                                                                                  \
                                                                                                                        \
-    void one_##NAME(const struct trees *trees, const REAL *row, double *sums)                                          \
+    void one_##NAME(const struct trees *trees, const REAL *row, SUM *sums)                                             \
     {                                                                                                                  \
         const struct node_##NAME *nodes = trees->nodes;                                                                \
         for (int64_t first = 0; first < trees->count; first += LANES) {                                                \
@@ -97,5 +98,75 @@ struct trees {
         }                                                                                                              \
     }
 
-WALK(single, float, uint32_t, 0x003fffff)
-WALK(double, double, uint64_t, 0x0007ffffffffffff)
+WALK(single, float, uint32_t, 0x003fffff, double)
+WALK(double, double, uint64_t, 0x0007ffffffffffff, double)
+WALK(narrow, float, uint32_t, 0x003fffff, float)
+
+/* Symmetric trees: every level of a tree asks one question, and the answers are the bits of the leaf's number. */
+
+#define BLOCK 64
+#define WIDE 4
+#define GROUPS 4
+
+typedef float floats __attribute__((vector_size(4 * WIDE)));
+typedef int32_t numbers __attribute__((vector_size(4 * WIDE)));
+
+struct levels {
+    const float *borders;   /* per tree and level: above it the bit is 1 */
+    const int32_t *columns; /* per tree and level */
+    const double *leaves;   /* per tree and leaf `each` values */
+    int64_t count, depth, each;
+};
+
+void one_symmetric(const struct levels *trees, const float *row, double *sums)
+{
+    int64_t depth = trees->depth, each = trees->each;
+    for (int64_t tree = 0; tree < trees->count; tree++) {
+        const float *border = trees->borders + tree * depth;
+        const int32_t *column = trees->columns + tree * depth;
+        int64_t leaf = 0;
+        for (int64_t level = 0; level < depth; level++)
+            leaf |= (int64_t)(row[column[level]] > border[level]) << level;
+        const double *values = trees->leaves + ((tree << depth) + leaf) * each;
+        for (int64_t index = 0; index < each; index++)
+            sums[index] += values[index];
+    }
+}
+
+/* `table` holds the rows column by column, each column `stride` numbers: as many as rows, up to a whole block. */
+void many_symmetric(const struct levels *trees, const float *table, int64_t stride, int64_t n, double *sums)
+{
+    int64_t depth = trees->depth, each = trees->each;
+    for (int64_t first = 0; first < n; first += BLOCK)
+        for (int64_t tree = 0; tree < trees->count; tree++) {
+            const float *border = trees->borders + tree * depth;
+            const int32_t *column = trees->columns + tree * depth;
+            const double *leaves = trees->leaves + (tree << depth) * each;
+            int64_t last = n < first + BLOCK ? n : first + BLOCK;
+            for (int64_t start = first; start < last; start += WIDE * GROUPS) {
+                numbers found[GROUPS] = {{0}};
+                for (int64_t level = 0; level < depth; level++) {
+                    const float *from = table + column[level] * stride + start;
+                    float limit = border[level];
+                    int32_t bit = (int32_t)1 << level;
+                    floats limits = {limit, limit, limit, limit};
+                    numbers bits = {bit, bit, bit, bit};
+                    _Pragma("GCC unroll 4") for (int group = 0; group < GROUPS; group++)
+                    {
+                        floats values;
+                        memcpy(&values, from + group * WIDE, sizeof values);
+                        found[group] |= (numbers)(values > limits) & bits;
+                    }
+                }
+                int32_t leaf[WIDE * GROUPS];
+                memcpy(leaf, found, sizeof leaf);
+                int64_t rows = last - start < WIDE * GROUPS ? last - start : WIDE * GROUPS;
+                for (int64_t row = 0; row < rows; row++) {
+                    const double *values = leaves + leaf[row] * each;
+                    double *sum = sums + (start + row) * each;
+                    for (int64_t index = 0; index < each; index++)
+                        sum[index] += values[index];
+                }
+            }
+        }
+}

@@ -20,12 +20,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from lagar import native
 from lagar.errors import InvalidInput, LoadFailed
-from lagar.forms.boosters import build_catboost, build_lightgbm, build_xgboost
+from lagar.forms import tree_forms
+from lagar.forms.boosters import build_catboost, build_catboost_native, build_lightgbm, build_xgboost
 from lagar.forms.candidates import NotApplicable
 from lagar.forms.original import Original
 from lagar.runtimes import form
-from lagar.runtimes.form_booster import _before_rounding
+from lagar.runtimes.symmetric_trees import before_rounding
 from lagar.types import Rows
 from support.forms import agree, built, hostile, matrix, opened
 
@@ -47,6 +49,8 @@ TARGETS = {
 property_test = settings(
     max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+HAS_COMPILER = native.prepare()
+needs_a_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler, or the package cannot be written")
 
 
 def lightgbm_model(target: str, **options: Any) -> Any:
@@ -99,6 +103,8 @@ MODELS = [
     (catboost_model, build_catboost, "values", {"nan_mode": "Max", "boost_from_average": False}),
     (catboost_model, build_catboost, "two classes", {"depth": 9, "iterations": 3}),
 ]
+if HAS_COMPILER:
+    MODELS += [(train, build_catboost_native, *case) for train, build, *case in MODELS if build is build_catboost]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,7 @@ def test_a_booster_answers_the_same_bits_on_hostile_rows(
     form_ = built(original, build, tmp_path / "form")
     known = thresholds(model)
     # CatBoost's exponential is not NumPy's; everything else is the library's own code or the same sums.
-    bound = 1e-15 if build is build_catboost else 0.0
+    bound = 1e-15 if build in (build_catboost, build_catboost_native) else 0.0
     for seed in range(3):
         x = hostile(np.random.default_rng(seed), WIDTH, 200, known)
         if options.get("missing") == 0.0:
@@ -141,15 +147,17 @@ def test_symmetric_trees_of_any_shape_answer_as_catboost(
         iterations=iterations, depth=depth, nan_mode=nan_mode, verbose=0, allow_writing_files=False, thread_count=1
     ).fit(X, target)
     original = opened(model, folder)
-    form_ = built(original, build_catboost, folder / "form")
     x = hostile(random, WIDTH, 300, thresholds(model))
-    agree(form_, original, matrix(x), absolute=1e-15, relative=1e-15)
+    builders = [build_catboost, *([build_catboost_native] if HAS_COMPILER else [])]
+    for number, build in enumerate(builders):
+        form_ = built(original, build, folder / f"form {number}")
+        agree(form_, original, matrix(x), absolute=1e-15, relative=1e-15)
 
 
 def test_borders_in_float64_part_the_numbers_as_rounding_to_float32_does() -> None:
     odd = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3.4028235e38, -3.4028235e38, 1.17549435e-38, 16777217.0]
     borders = np.concatenate([np.array(odd, np.float32), RANDOM.normal(size=500).astype(np.float32)])
-    found = _before_rounding(borders)
+    found = before_rounding(borders)
     for shift in (-2, -1, 0, 1, 2):
         x = found.copy()
         for _ in range(abs(shift)):
@@ -280,3 +288,78 @@ def test_a_process_that_runs_booster_forms_imports_no_model_package(tmp_path: Pa
     )
     said = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True).stdout
     assert json.loads(said) == []
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        *((target, {}) for target in ("two classes", "three classes", "booleans", "values")),
+        ("counts", {"objective": "count:poisson"}),
+        ("values", {"base_score": 0.5, "num_parallel_tree": 2}),
+        ("two classes", {"objective": "binary:logitraw"}),
+        ("three classes", {"n_estimators": 1, "max_depth": 1}),
+    ],
+)
+def test_trees_of_xgboost_are_added_up_in_its_own_precision(
+    tmp_path: Path, target: str, options: dict[str, Any]
+) -> None:
+    model = xgboost_model(target, **options)
+    original = opened(model, tmp_path)
+    form_ = built(original, tree_forms.build_native, tmp_path / "form")
+    for seed in range(3):
+        x = hostile(np.random.default_rng(seed), WIDTH, 200, thresholds(model))
+        agree(form_, original, matrix(x), absolute=1e-6, relative=1e-6)
+    beyond = [[np.inf, 0.0, 1.0, 1e39, -1e39], [0.0, 1e308, -np.inf, np.nan, 0.0]]
+    agree(form_, original, matrix(beyond), absolute=1e-6, relative=1e-6)
+
+
+@needs_a_compiler
+def test_trees_of_xgboost_behind_a_scaler_answer_as_the_pipeline(tmp_path: Path) -> None:
+    x = np.nan_to_num(X)
+    model = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=8, max_depth=3, n_jobs=1))
+    original = opened(model.fit(x, TARGETS["three classes"]), tmp_path)
+    form_ = built(original, tree_forms.build_native, tmp_path / "form")
+    rows = hostile(np.random.default_rng(0), WIDTH, 200)
+    agree(form_, original, matrix(rows), absolute=1e-6)
+    assert tree_forms.criterion(original).absolute == 1e-6
+
+
+def test_what_adds_in_double_precision_is_no_form_of_xgboost(tmp_path: Path) -> None:
+    original = opened(xgboost_model("values"), tmp_path)
+    with pytest.raises(NotApplicable, match="its sums are in float32"):
+        tree_forms.build(original, tmp_path)
+    other = opened(xgboost_model("values", missing=0.0), tmp_path, "missing.joblib")
+    with pytest.raises(NotApplicable, match="means missing"):
+        tree_forms.build_native(other, tmp_path)
+
+
+@needs_a_compiler
+def test_tables_that_would_lead_out_of_themselves_do_not_load(tmp_path: Path) -> None:
+    original = opened(catboost_model("two classes"), tmp_path)
+    built(original, build_catboost_native, tmp_path / "form").close()
+    path = tmp_path / "form" / "trees.npz"
+    with np.load(path) as file:
+        whole = {name: file[name] for name in file.files}
+    for name, broken in (
+        ("features", whole["features"] + WIDTH),
+        ("features", whole["features"] - WIDTH),
+        ("leaves", whole["leaves"][:, :-1]),
+        ("borders", whole["borders"][:-1]),
+        ("bias", np.zeros(3)),
+        ("nan_above", np.array([WIDTH])),
+    ):
+        np.savez(path, **{**whole, name: broken})
+        with pytest.raises(LoadFailed, match="do not hold together"):
+            form.open_folder(tmp_path / "form", 1)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 63, 64, 65, 200])
+def test_symmetric_trees_answer_blocks_of_any_size(tmp_path: Path, size: int) -> None:
+    original = opened(catboost_model("three classes"), tmp_path)
+    form_ = built(original, build_catboost_native, tmp_path / "form")
+    rows = matrix(np.resize(X, (size, WIDTH)))
+    wanted, got = original.predict(rows), form_.predict(rows, original.outputs)
+    np.testing.assert_allclose(got["predict_proba"], wanted["predict_proba"], atol=1e-15)
+    assert got["predict"].tolist() == wanted["predict"].tolist()

@@ -31,6 +31,7 @@ from sklearn.ensemble import (
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
@@ -289,6 +290,38 @@ def test_many_small_models_answer_bit_for_bit(
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")
         compare(family(Draw(seed)), seed, tmp_path_factory.mktemp("model"))
+
+
+REGRESSORS: dict[str, Any] = {
+    "gradient boosting": GradientBoostingRegressor(n_estimators=7, max_depth=2),
+    "histogram boosting": HistGradientBoostingRegressor(max_iter=4, min_samples_leaf=3),
+    "forest": RandomForestRegressor(5, max_depth=3),
+    "LightGBM": lightgbm.LGBMRegressor(n_estimators=4, min_child_samples=3, verbose=-1, n_jobs=1),
+}
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_a_regressor_for_each_target_is_one_ensemble(name: str, tmp_path: Path) -> None:
+    draw = Draw(3)
+    y = np.column_stack([draw.target, draw.target**2, draw.codes])
+    original = opened(MultiOutputRegressor(REGRESSORS[name]).fit(draw.x, y), tmp_path)
+    known = thresholds_of(original, draw.width)
+    for way, build in BUILDERS.items():
+        if way == "by tree":
+            with pytest.raises(NotApplicable, match="behind those of another"):
+                build(original, tmp_path)
+            continue
+        made = built(original, build, tmp_path / way)
+        for holes in (False, True):
+            same(made, original, hostile(np.random.default_rng(0), draw.width, 60, known, holes=holes))
+
+
+def test_regressors_that_are_fed_otherwise_are_no_ensemble(tmp_path: Path) -> None:
+    draw = Draw(3)
+    model = MultiOutputRegressor(RandomForestRegressor(3)).fit(draw.x, np.column_stack([draw.target, draw.codes]))
+    model.estimators_[1] = HistGradientBoostingRegressor(max_iter=2).fit(draw.x, draw.codes)
+    with pytest.raises(NotApplicable, match="of several kinds"):
+        tree_forms.build(opened(model, tmp_path), tmp_path)
 
 
 X = np.random.default_rng(0).normal(size=(200, 4))

@@ -10,14 +10,15 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from lagar import native
 from lagar.forms.candidates import EXACT, Candidate, Criterion, NotApplicable
 from lagar.forms.original import Original
 from lagar.runtimes import form
 from lagar.runtimes.answers import Answer, Labels
 from lagar.runtimes.direct import is_sklearn
 from lagar.runtimes.form_booster import FILES, Affine, Document
+from lagar.runtimes.symmetric_trees import MAX_DEPTH
 
-MAX_DEPTH: Final = 16
 _FINISH = {
     "Logloss": "sigmoid", "CrossEntropy": "sigmoid", "MultiClass": "softmax", "MultiClassOneVsAll": "sigmoid",
     "MultiLogloss": "sigmoid", "MultiCrossEntropy": "sigmoid", "Poisson": "exponent", "Tweedie": "exponent",
@@ -89,7 +90,18 @@ def xgboost_answer(head: Any) -> Answer:
 
 
 def build_catboost(original: Original, folder: Path) -> None:
-    """CatBoost's symmetric trees as tables."""
+    """CatBoost's symmetric trees as tables that NumPy runs."""
+    _catboost(original, folder, native_walk=False)
+
+
+def build_catboost_native(original: Original, folder: Path) -> None:
+    """The same, run by Lagar's own machine code, where it was compiled for this machine."""
+    if native.library() is None:
+        raise NotApplicable("this installation has no compiled walk through trees: a C compiler makes it")
+    _catboost(original, folder, native_walk=True)
+
+
+def _catboost(original: Original, folder: Path, *, native_walk: bool) -> None:
     model = last_of(original, "catboost")
     from lagar.runtimes import catboost
 
@@ -110,6 +122,7 @@ def build_catboost(original: Original, folder: Path) -> None:
         width=len(model.feature_names_),
         answer=_catboost_answer(head, arrays),
         scalers=scalers_of(original),
+        native=native_walk,
     )
     write(document, folder)
 
@@ -207,4 +220,5 @@ CANDIDATES: Final = (
     Candidate("lightgbm-c", build_lightgbm, lambda original: EXACT),
     Candidate("xgboost-c", build_xgboost, lambda original: EXACT),
     Candidate("catboost-numpy", build_catboost, _sums_in_order),
+    Candidate(native.SYMMETRIC, build_catboost_native, _sums_in_order),
 )

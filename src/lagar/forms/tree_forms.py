@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -10,18 +11,19 @@ import msgspec
 import numpy as np
 
 from lagar import native
-from lagar.forms import columns, tree_models, tree_text
+from lagar.forms import columns, tree_models, tree_text, tree_xgboost
+from lagar.forms.boosters import xgboost_answer
 from lagar.forms.candidates import EXACT, Candidate, Criterion, NotApplicable
 from lagar.forms.flow import Column, Flow
 from lagar.forms.original import Original
-from lagar.forms.trees import Trees, Way, graph, layout_of, packed, refuse_too_large, table_of
+from lagar.forms.trees import Trees, Way, graph, join, layout_of, packed, refuse_too_large, table_of
 from lagar.runtimes.answers import Labels
 from lagar.runtimes.arrays import ARRAYS, save
 from lagar.runtimes.column_sources import AnySource, Fields, Join, Lookup, Table
 from lagar.runtimes.form import DOCUMENT
 from lagar.runtimes.form_trees import TreesForm
 from lagar.runtimes.tree_end import TABLES, Categories, End
-from lagar.runtimes.tree_finish import AnyFinish, Boosted, Isolation, Scores, Several, Shares, Values
+from lagar.runtimes.tree_finish import AnyFinish, Boosted, Isolation, Margins, Scores, Several, Shares, Values
 from lagar.runtimes.tree_walks import GRAPH
 from lagar.types import Array
 
@@ -31,6 +33,7 @@ FORESTS = {
 SINGLE = {"DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifier", "ExtraTreeRegressor"}
 BOOSTED = {"GradientBoostingClassifier", "GradientBoostingRegressor"}
 HISTOGRAM = {"HistGradientBoostingClassifier", "HistGradientBoostingRegressor"}
+TARGETS = "MultiOutputRegressor"
 LEAST_NODES_BY_TREE = 20_000
 """Smaller trees stay in the processor's cache however they are walked through."""
 MOST_TREES_BY_TREE = 2_000
@@ -54,15 +57,18 @@ class Plan(msgspec.Struct):
     """Per column of the caller the texts, by code: they become codes before the trees see them."""
     finite: list[int] = []
     """Columns in which infinity is refused, though not elsewhere: the encoder of categories does."""
+    narrow_sums: bool = False
+    """Leaves are added up in float32."""
 
 
 def criterion(original: Original) -> Criterion:
-    """Bit for bit for what adds up leaves; 1e-12 where an exponential comes after."""
-    name = type(original.steps[-1]).__name__ if original.steps else ""
-    if name in FORESTS | SINGLE:
+    """Bit for bit for what adds up leaves; 1e-12 where an exponential comes after, 1e-6 where that is in float32."""
+    final = original.steps[-1] if original.steps else None
+    if type(final).__name__ in FORESTS | SINGLE:
         return EXACT
-    relative = 0.0 if original.signature.task == "classifier" else 1e-12
-    return Criterion(absolute=1e-12, relative=relative)
+    inner = getattr(final, "estimators_", [final])[0] if type(final).__name__ == TARGETS else final
+    absolute = 1e-6 if _library(inner) == "xgboost" else 1e-12
+    return Criterion(absolute, 0.0 if original.signature.task == "classifier" else absolute)
 
 
 def build(original: Original, folder: Path) -> None:
@@ -112,6 +118,8 @@ def write_form(original: Original, plan: Plan, folder: Path, way: Way) -> None:
 
 def write(plan: Plan, folder: Path, way: Way) -> End:
     """The trees and their tables as files; the document says how a `TreeEnd` runs them."""
+    if plan.narrow_sums and way != "native":
+        raise NotApplicable("its sums are in float32, which only the compiled walk and XGBoost's own forms add in")
     trees = plan.trees
     arrays: dict[str, Array] = {}
     categories = _tables(plan, arrays)
@@ -120,9 +128,13 @@ def write(plan: Plan, folder: Path, way: Way) -> End:
         arrays["nodes"], arrays["roots"] = packed(trees, rows)
         targets = np.zeros(trees.count) if trees.target is None else trees.target
         arrays["targets"] = targets.astype(np.int32)
+        if plan.narrow_sums:
+            arrays["leaves"] = arrays["leaves"].astype(np.float32)
         walk, narrow = "native", trees.single
     else:
         by_tree = way == "by tree"
+        if by_tree and not _in_turns(trees):
+            raise NotApplicable("the trees of one target stand behind those of another")
         layout = layout_of(trees)
         narrow = False
         if layout == "leaf":
@@ -142,6 +154,7 @@ def write(plan: Plan, folder: Path, way: Way) -> End:
         walk=walk,  # type: ignore[arg-type]  # one of the words, put together
         single=trees.single,
         narrow=narrow,
+        sums="float32" if plan.narrow_sums else "float64",
         finish=plan.finish,
         nan=plan.nan,
         infinite=plan.infinite,
@@ -151,6 +164,11 @@ def write(plan: Plan, folder: Path, way: Way) -> End:
         categories=categories,
         tables=list(arrays),
     )
+
+
+def _in_turns(trees: Trees) -> bool:
+    """Whether the trees add to the first target, the second, … and again: what a walk tree by tree counts on."""
+    return trees.target is None or np.array_equal(trees.target, np.resize(np.arange(trees.targets), trees.count))
 
 
 def _tables(plan: Plan, arrays: dict[str, Array]) -> list[Categories]:
@@ -209,9 +227,11 @@ def _coded(flow: Flow, plan: Plan) -> AnySource:
 
 def plan_of(final: Any) -> Plan:
     """The trees of an estimator and how they are run; raises NotApplicable."""
-    root, name = type(final).__module__.partition(".")[0], type(final).__name__
+    root, name = _library(final), type(final).__name__
     if root == "lightgbm":
         return _lightgbm(final)
+    if root == "xgboost":
+        return _xgboost(final)
     if root != "sklearn":
         raise NotApplicable(f"{name} is no ensemble of trees that Lagar exports")
     if name in FORESTS | SINGLE:
@@ -222,6 +242,8 @@ def plan_of(final: Any) -> Plan:
         return _histogram(final)
     if name == "IsolationForest":
         return _isolation(final)
+    if name == TARGETS:
+        return _targets(final)
     raise NotApplicable(f"{name} is no ensemble of trees that Lagar exports")
 
 
@@ -314,6 +336,47 @@ def _lightgbm(model: Any) -> Plan:
         zero_missing=text.zero_missing,
         texts={index: list(values) for index, values in categories.items()},
     )
+
+
+def _xgboost(model: Any) -> Plan:
+    from lagar.runtimes import xgboost
+
+    head = xgboost.head_of(model, 1)
+    if not math.isnan(float(head.missing)):
+        raise NotApplicable(f"{head.missing} means missing; the booster's own form takes that")
+    _, categories = xgboost.fields_of(head.booster)
+    if categories:
+        raise NotApplicable("it takes categories; the booster's own form does")
+    document = tree_xgboost.read(head.booster)
+    finish: Any = tree_xgboost.finish_of(tree_xgboost.objective_of(document))
+    reading = msgspec.structs.replace(xgboost_answer(head), finish=finish, finished=True)
+    trees = tree_xgboost.trees_of(document, head.iterations)
+    return Plan(trees, Margins(reading), nan=True, infinite=True, narrow_sums=True)
+
+
+def _targets(model: Any) -> Plan:
+    """One regressor for each target: their trees side by side, each adding to its own."""
+    plans = [plan_of(estimator) for estimator in model.estimators_]
+    first = plans[0]
+    if any(_way_in(plan) != _way_in(first) or plan.finish != first.finish for plan in plans):
+        raise NotApplicable("the regressors of its targets are of several kinds")
+    if any(plan.trees.targets > 1 or plan.trees.members or plan.texts for plan in plans):
+        raise NotApplicable("the regressors of its targets split by categories, or have several targets of their own")
+    for number, plan in enumerate(plans):
+        plan.trees.target = np.full(plan.trees.count, number, dtype=np.int64)
+    snap = any(plan.snap for plan in plans)  # said where it matters; elsewhere it changes nothing
+    return msgspec.structs.replace(first, trees=join([plan.trees for plan in plans]), snap=snap)
+
+
+def _way_in(plan: Plan) -> tuple[object, ...]:
+    """How rows come to the trees."""
+    return (
+        plan.nan, plan.infinite, plan.zero_missing, plan.finite, plan.narrow_sums, plan.trees.single, plan.trees.width,
+    )  # fmt: skip
+
+
+def _library(estimator: Any) -> str:
+    return type(estimator).__module__.partition(".")[0]
 
 
 def _converted(text: tree_text.BoosterText, labels: Labels | None) -> Boosted:

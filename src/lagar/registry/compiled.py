@@ -6,6 +6,9 @@ compiled/<key>/
 
 The key is what a proof holds for: the original's files, the libraries that open it, this Lagar, and the machine. What
 does not look as it was written is not used, and compiled again.
+
+given-up/<key>       why no form of a model serves here: one was wrong on a live row. Its key is the model alone, so
+                     that another release of a library, or of Lagar, does not bring the form back.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from lagar.registry.store import sha256_of
 
 _RECORD = "proof.json"
 _FORMS = "forms"
+_GIVEN_UP = "given-up"
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -60,6 +64,7 @@ class Compiled:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._given_up = root.parent / _GIVEN_UP
 
     def find(self, manifest: Manifest) -> Found | None:
         """The proof for this machine and the folder of each form; None where there is none, or it was changed."""
@@ -83,9 +88,23 @@ class Compiled:
         """Where the record of a version lies, or would: its time says whether it was compiled again."""
         return self.root / key_of(manifest) / _RECORD
 
+    def given_up(self, manifest: Manifest) -> str:
+        """Why no form of a version serves here until it is compiled again; "" where one may."""
+        try:
+            return (self._given_up / content_key_of(manifest)).read_text()
+        except OSError:
+            return ""
+
     def keep(self, manifest: Manifest, proof: Proof, forms: Path) -> None:
         """Keep what was compiled, instead of what was there; `forms` holds a folder for each form that serves."""
         target = self.root / key_of(manifest)
+        mark = self._given_up / content_key_of(manifest)
+        with explained(self._given_up, "cannot hold what was given up"):
+            if proof.given_up:
+                self._given_up.mkdir(mode=0o700, parents=True, exist_ok=True)
+                mark.write_text(proof.given_up)
+            else:
+                mark.unlink(missing_ok=True)
         with explained(self.root, "cannot hold compiled forms"):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.root))
@@ -120,20 +139,28 @@ class Compiled:
 
 
 def runs_here(proof: Proof) -> bool:
-    """Whether the installation has what the forms that serve need: one of them Lagar's compiled walk through trees."""
-    return native.path().exists() or all(part.name != native.FORM for part in proof.served)
+    """Whether the installation has what the forms that serve need: some of them Lagar's compiled walk through trees."""
+    return native.path().exists() or all(part.name not in native.FORMS for part in proof.served)
 
 
 def key_of(manifest: Manifest) -> str:
     """The name of the folder for a version on this machine."""
-    form = manifest.original
     machine = this_machine()
-    libraries = sorted({**manifest.libraries, **form.libraries})
+    libraries = sorted({**manifest.libraries, **manifest.original.libraries})
+    lines = [
+        content_key_of(manifest),
+        *(f"{name} {installed_version(name)}" for name in libraries),
+        f"{machine.onnxruntime} {machine.cpu} {lagar.__version__}",
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def content_key_of(manifest: Manifest) -> str:
+    """A hash of the original's files, how they are opened, and the signature: the model, wherever it is."""
+    form = manifest.original
     lines = [
         *sorted(f"{entry.path}\0{entry.sha256}" for entry in form.files),
         f"{form.kind} {form.entry} {manifest.class_name}",
-        *(f"{name} {installed_version(name)}" for name in libraries),
-        f"{machine.onnxruntime} {machine.cpu} {lagar.__version__}",
         msgspec.json.encode(manifest.signature, order="sorted").decode(),
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -117,7 +117,8 @@ def softmax_of_two(scores: Array) -> Array:
 
 
 def bayes(likelihoods: Array) -> Array:
-    """e^likelihood over the row's sum. Source: scipy.special.logsumexp, which takes the largest term out of the sum."""
+    """e^likelihood over the row's sum. Source: scipy.special.logsumexp, which takes the largest term out of the sum: it
+    is done so for one row and where all are infinite; else the last bit may be another."""
     if len(likelihoods) == 1 and likelihoods.shape[1] < _LANES:
         values: list[float] = likelihoods[0].tolist()
         largest = max(values)
@@ -129,6 +130,11 @@ def bayes(likelihoods: Array) -> Array:
             return shares
     columns = np.ascontiguousarray(likelihoods.T)
     most = np.maximum.reduce(columns, axis=0)
+    if np.isfinite(most).all():
+        columns -= most
+        np.exp(columns, out=columns)
+        columns /= sum_of_lines(columns)
+        return np.ascontiguousarray(columns.T)
     is_most = columns == most
     counts = np.add.reduce(is_most, axis=0, dtype=np.float64)
     others = sum_of_lines(np.exp(np.where(is_most, -np.inf, columns) - most))

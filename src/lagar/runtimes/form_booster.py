@@ -2,7 +2,7 @@
 
 Importing lightgbm or xgboost brings scikit-learn and pandas where they are installed: 5 s and 100 MB. Their shared
 libraries alone take 6 ms and 2 MB, and one row costs a tenth of what the packages make of it. CatBoost has no such
-library in its package, and its symmetric trees are few NumPy operations.
+library in its package: `symmetric_trees` walks through its trees.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lagar.errors import LoadFailed, MissingLibrary
 from lagar.registry.signature import Scalar, Signature
+from lagar.runtimes import symmetric_trees
 from lagar.runtimes.answers import Answer, Answers
 from lagar.runtimes.base import CodesInput, Input, MatrixInput, refuse_if_callers
 from lagar.types import Array, Outputs, Rows
@@ -55,6 +56,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """XGBoost: from, to; (0, 0): all."""
     objective: str | None = None
     """XGBoost: asked for in place of the file's own."""
+    native: bool = False
+    """CatBoost: through Lagar's own machine code."""
 
 
 _decoder = msgspec.json.Decoder(Document)
@@ -75,13 +78,20 @@ def open_engine(document: Document, folder: Path, threads: int) -> Engine:
     engines: dict[str, Callable[[Document, Path, int], Engine]] = {
         "lightgbm": LightgbmEngine,
         "xgboost": XgboostEngine,
-        "catboost": SymmetricTrees,
+        "catboost": _symmetric,
     }
     path = folder / FILES[document.library]
     try:
         return engines[document.library](document, path, threads)
     except ValueError as error:
         raise LoadFailed(f"{path} is no model that the installed {document.library} reads: {error}") from error
+
+
+def _symmetric(document: Document, path: Path, threads: int) -> Engine:
+    tables = symmetric_trees.read(path, document.width)
+    if document.native:
+        return symmetric_trees.NativeTrees(tables, document.width)
+    return symmetric_trees.NumpyTrees(tables)
 
 
 class Engine(Protocol):
@@ -258,102 +268,6 @@ class XgboostEngine:
 
     def _reason(self) -> str:
         return str(self._library.XGBGetLastError().decode("utf-8", "replace")).partition("\n")[0]
-
-
-class SymmetricTrees:
-    """CatBoost's trees: every level of a tree asks one question, so the answers are the bits of the leaf's number.
-
-    The sums of the leaves run in the order of the trees, as CatBoost adds them up.
-    """
-
-    _BLOCK = 256
-    """Rows at a time, so that what is between two steps stays in the cache."""
-
-    def __init__(self, document: Document, path: Path, threads: int) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in ("features", "borders", "leaves", "scale", "bias", "nan_above")}
-        except (OSError, KeyError, EOFError) as error:
-            raise ValueError(f"no tables of trees: {error}") from error
-        features: Array = np.ascontiguousarray(found["features"], dtype=np.intp)
-        """(trees, depth): the column that a level asks."""
-        borders: Array = np.ascontiguousarray(found["borders"], dtype=np.float32)
-        """(trees, depth): above it the bit is 1."""
-        trees, self._depth = features.shape
-        self._leaves: Array = found["leaves"].reshape(trees * (1 << self._depth), -1)
-        """(trees · leaves, k)."""
-        self._offsets: Array = np.arange(trees, dtype=np.intp) << self._depth
-        self._scale, self._bias = float(found["scale"]), found["bias"]
-        self._nan_above: Array = found["nan_above"]
-        """Columns whose missing values are above every border; elsewhere they are below, as NaN > b is false."""
-        self._level_features = np.ascontiguousarray(features.T)
-        self._level_borders = np.ascontiguousarray(borders.T)[:, :, None]
-        self._k = self._leaves.shape[1]
-        self._flat = np.ascontiguousarray(self._leaves[:, 0]) if self._k == 1 else None
-        self._bits = 8 if self._depth <= 8 else 16
-        spare = ((0, 0), (0, self._bits - self._depth))
-        self._all_features = np.pad(features, spare).ravel()
-        self._all_borders = np.pad(_before_rounding(borders), spare, constant_values=np.inf).ravel()
-
-    def values(self, x: NDArray[np.float64]) -> Array:
-        if len(x) == 1:
-            sums = self._one(x[0])
-        else:
-            with np.errstate(all="ignore"):
-                x32 = self._above(x.astype(np.float32))
-            parts = [self._block(x32[at : at + self._BLOCK]) for at in range(0, len(x32), self._BLOCK)]
-            sums = np.concatenate(parts) if parts else np.empty((0, self._k))
-        values: Array = sums * self._scale + self._bias
-        return values if self._k > 1 or values.ndim == 1 else values[:, 0]
-
-    def _above(self, x: Array) -> Array:
-        """The same with infinity for what is missing in the columns where that is above every border."""
-        if len(self._nan_above):
-            x = x.copy()
-            above = x[..., self._nan_above]
-            above[np.isnan(above)] = np.inf
-            x[..., self._nan_above] = above
-        return x
-
-    def _one(self, row: Array) -> Array:
-        """The sums (1, k), or (1,) of a single value, in float64 from the start."""
-        bits = np.packbits(self._above(row).take(self._all_features) > self._all_borders, bitorder="little")
-        leaves = (bits if self._bits == 8 else bits.view("<u2")) + self._offsets
-        if self._flat is not None:
-            sums: Array = np.add.accumulate(self._flat.take(leaves))[-1:]
-        else:
-            sums = np.add.accumulate(self._leaves.take(leaves, axis=0))[-1:]
-        return sums
-
-    def _block(self, x32: Array) -> Array:
-        above = x32.T.take(self._level_features, axis=0) > self._level_borders
-        number = above[0].astype(np.uint8 if self._depth <= 8 else np.uint16)
-        for level in range(1, self._depth):
-            number |= above[level].astype(number.dtype) << number.dtype.type(level)
-        leaves = number + self._offsets[:, None]
-        if self._flat is not None:
-            sums: Array = np.add.reduce(self._flat.take(leaves), axis=0)[:, None]
-        else:
-            sums = np.add.reduce(self._leaves.take(leaves, axis=0), axis=0)
-        return sums
-
-    def close(self) -> None:
-        """Nothing is held besides memory."""
-
-
-def _before_rounding(borders: Array) -> Array:
-    """float64 borders above which a number is, when it is above the given ones once it is rounded to float32.
-
-    That is half-way to the next float32; a number exactly there is rounded to the one whose last bit is 0.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        after = np.nextafter(borders, np.float32(np.inf))
-        half: Array = borders + (after.astype(np.float64) - borders) / 2
-        step = borders - np.nextafter(borders, np.float32(-np.inf)).astype(np.float64)
-        half = np.where(np.isinf(after), borders + step / 2, half)
-    is_odd = (borders.view(np.uint32) & 1).astype(bool)
-    half = np.where(is_odd, np.nextafter(half, -np.inf), half)
-    return np.where(np.isinf(borders), borders, half)
 
 
 def _address(array: Array) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 import unicodedata
@@ -16,7 +15,8 @@ import numpy as np
 from lagar.errors import LoadFailed
 from lagar.registry.signature import Signature
 from lagar.runtimes.answers import Answer, Answers, Labels
-from lagar.runtimes.base import FLOAT32_MAX, one_per_row, plain, refuse_if_callers
+from lagar.runtimes.arrays import ORDINARY, weights
+from lagar.runtimes.base import one_per_row, plain, refuse_if_callers
 from lagar.types import Array, Outputs, Rows
 
 MODEL: Final = "model.onnx"
@@ -186,14 +186,13 @@ class _OneRow:
             bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         self._run: Callable[..., Any] = session._sess.run_with_iobinding
         self._native = self._binding._iobinding
-        # A number that float32 does not hold makes the product infinite: only such a row's cast has to be silenced.
-        self._guard = np.full(width, float(np.finfo(np.float64).max) / FLOAT32_MAX)
+        self._weights = weights(width)
         self._lock = threading.Lock()
 
     def sums(self, x: Array) -> Array | float:
         """The graph's answer for a row (width,): (1, k), or the number itself where it is one."""
         with self._lock:
-            if math.isfinite(x.dot(self._guard)):
+            if -ORDINARY < x.dot(self._weights) < ORDINARY:
                 self._row[0] = x
             else:
                 with np.errstate(all="ignore"):

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from lagar.errors import LoadFailed
-from lagar.runtimes.arrays import read
+from lagar.runtimes.arrays import ORDINARY, read, weights
 from lagar.runtimes.tree_finish import AnyFinish
 from lagar.runtimes.tree_walks import NativeWalk, OnnxWalk, Shape, Walk
 from lagar.types import Array, Outputs
@@ -52,6 +52,8 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     finish: AnyFinish
     narrow: bool = False
     """The graph itself computes in float32; else in float64."""
+    sums: Literal["float64", "float32"] = "float64"
+    """In which leaves are added up; float32 by the machine code only."""
     nan: bool = False
     """NaN is let through."""
     infinite: bool = False
@@ -81,7 +83,14 @@ class TreeEnd:
         self._dtype: Any = np.float32 if end.narrow else np.float64
         self._finish = end.finish.open()
         self._as_it_comes = not (self._categories or end.snap or end.zero_missing)
-        shape = Shape(columns=end.width + self._splits, trees=end.trees, targets=end.targets, dtype=self._dtype)
+        self._rounds_first = end.single and not end.narrow
+        shape = Shape(
+            columns=end.width + self._splits,
+            trees=end.trees,
+            targets=end.targets,
+            dtype=self._dtype,
+            sums=np.dtype(end.sums),
+        )
         self._walk: Walk
         if end.walk == "native":
             self._walk = NativeWalk(folder, arrays, shape)
@@ -90,8 +99,12 @@ class TreeEnd:
         self.libraries = self._walk.libraries
         self._line = self._walk.line
         self._rounded = np.zeros(end.width, dtype=np.float32)
-        # a number that makes every value which needs a closer look infinite
-        self._guard = np.full(end.width, float(np.finfo(np.float64).max) / FLOAT32_MAX if end.single else 1.0)
+        self._takes_all = end.nan and end.infinite and not end.finite
+        # numbers with which the sum shows every value that needs a closer look
+        if self._takes_all:
+            self._guard = weights(end.width)
+        else:
+            self._guard = np.full(end.width, float(np.finfo(np.float64).max) / FLOAT32_MAX if end.single else 1.0)
 
     def outputs(self, x: Array, names: tuple[str, ...]) -> Outputs:
         """The named outputs for a float64 matrix (n, width); ValueError for what the library refuses."""
@@ -104,20 +117,24 @@ class TreeEnd:
 
     def _one(self, x: Array) -> Array:
         """Sums (1, targets) of one row (width,)."""
-        end = self._end
-        if not math.isfinite(x.dot(self._guard)):
-            self._check(x)
-        if not self._as_it_comes:
-            self._fill_one(x)
-        elif end.single and not end.narrow:
-            self._rounded[:] = x
-            self._line[:] = self._rounded
-        else:
-            self._line[:] = x
+        if not self._takes_all:
+            if not math.isfinite(x.dot(self._guard)):
+                self._check(x)
+        elif self._end.single and not -ORDINARY < x.dot(self._guard) < ORDINARY:
+            with np.errstate(over="ignore"):  # a number beyond float32, which the library takes
+                self._fill_one(x)
+            return self._walk.one()
+        self._fill_one(x)
         return self._walk.one()
 
     def _fill_one(self, x: Array) -> None:
         line = self._line
+        if self._as_it_comes:
+            if self._rounds_first:
+                self._rounded[:] = x
+                x = self._rounded
+            line[:] = x
+            return
         line[: self._end.width] = self._base(x[None, :])[0]
         for each in self._categories:
             line[each.columns] = each.table[each.code(x.item(each.source))]

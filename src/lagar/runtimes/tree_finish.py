@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from lagar.runtimes.answers import Labels
+from lagar.runtimes.answers import Answer as Reading
+from lagar.runtimes.answers import Answers, Labels
 from lagar.types import Array, Outputs
 
 Answer = Callable[[Array, tuple[str, ...]], Outputs]
@@ -191,7 +192,23 @@ class Isolation(Finish, frozen=True, tag="isolation"):
         return answer
 
 
-AnyFinish = Shares | Several | Values | Scores | Boosted | Isolation
+class Margins(Finish, frozen=True, tag="margins"):
+    """XGBoost: float32 throughout, as the library computes."""
+
+    reading: Reading
+
+    def open(self) -> Answer:
+        answers = Answers(self.reading)
+
+        def answer(sums: Array, names: tuple[str, ...]) -> Outputs:
+            if sums.shape == (1, 1):
+                return answers.one(sums.item(), True, names)
+            return answers.outputs(sums[:, 0] if sums.shape[1] == 1 else sums, names)
+
+        return answer
+
+
+AnyFinish = Shares | Several | Values | Scores | Boosted | Isolation | Margins
 
 
 def _two(positive: Array) -> Array:

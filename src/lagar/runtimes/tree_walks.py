@@ -28,6 +28,8 @@ class Shape(NamedTuple):
     targets: int
     dtype: Any
     """In which values are compared."""
+    sums: Any = np.float64
+    """In which leaves are added up: what the library adds in."""
 
 
 class Walk(Protocol):
@@ -61,7 +63,7 @@ class OnnxWalk:
         memory.give_back()
 
     def _bind(self, session: Any) -> None:
-        columns, trees, targets, dtype = self._shape
+        columns, trees, targets, dtype, _ = self._shape
         answers = targets if self._table is None and not self._by_tree else trees
         self._row = np.zeros((1, columns), dtype=dtype)
         self.line = self._row[0]
@@ -129,12 +131,13 @@ class NativeWalk:
         self._kept = (nodes, roots, targets, table)
         self._targets = shape.targets
         self.line = np.zeros(shape.columns, dtype=shape.dtype)
-        self._sums = np.zeros((1, shape.targets))
+        self._dtype = shape.sums
+        self._sums = np.zeros((1, shape.targets), dtype=shape.sums)
         self._trees = native.Trees(
             nodes.ctypes.data, roots.ctypes.data, targets.ctypes.data, table.ctypes.data,
             table.shape[1], shape.targets, shape.trees, shape.columns,
         )  # fmt: skip
-        name = "single" if shape.dtype == np.float32 else "double"
+        name = "double" if shape.dtype == np.float64 else "single" if shape.sums == np.float64 else "narrow"
         walk_one, self._walk = library[f"one_{name}"], library[f"many_{name}"]
         for function in (walk_one, self._walk):
             function.restype = None
@@ -154,7 +157,7 @@ class NativeWalk:
 
     def many(self, x: Array) -> Array:
         """Sums (n, targets) of rows."""
-        sums = np.zeros((len(x), self._targets))
+        sums = np.zeros((len(x), self._targets), dtype=self._dtype)
         self._walk(
             ctypes.byref(self._trees),
             ctypes.c_void_p(x.ctypes.data),
@@ -167,7 +170,7 @@ class NativeWalk:
 def _is_sound(nodes: Array, roots: Array, targets: Array, table: Array, shape: Shape) -> bool:
     """Every walk ends, at a leaf whose row is in the table, and reads only what is there."""
     kind = SINGLE if shape.dtype == np.float32 else DOUBLE
-    types = (nodes.dtype == kind, roots.dtype == np.int32, targets.dtype == np.int32, table.dtype == np.float64)
+    types = (nodes.dtype == kind, roots.dtype == np.int32, targets.dtype == np.int32, table.dtype == shape.sums)
     arrays = (nodes, roots, targets, table)
     if not all(types) or not all(array.flags.c_contiguous for array in arrays) or table.ndim != 2:
         return False
