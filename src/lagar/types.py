@@ -38,6 +38,13 @@ class Rows:
         assert self.columns is not None
         return Rows(stop - start, columns={name: column[start:stop] for name, column in self.columns.items()})
 
+    def take(self, index: Any) -> Rows:
+        """A copy of these rows, in this order; one may come several times."""
+        if self.matrix is not None:
+            return Rows(len(index), matrix=np.ascontiguousarray(self.matrix[index]))
+        assert self.columns is not None
+        return Rows(len(index), columns={name: column[index] for name, column in self.columns.items()})
+
     @staticmethod
     def join(parts: Sequence[Rows]) -> Rows:
         """One Rows of all parts, in order; the parts come from one signature."""

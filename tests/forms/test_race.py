@@ -95,6 +95,25 @@ def test_a_second_form_has_to_be_worth_its_memory() -> None:
     assert found == (Served("a", 1, None),)
 
 
+@pytest.mark.parametrize("ratios", [[1.0, 1.0, 1.0, 1.0, 1.0], [1.01, 0.98, 0.99, 1.02, 1.0], [0.97] * 5])
+def test_a_form_that_is_as_quick_as_the_original_but_for_chance_does_not_take_its_place(ratios: list[float]) -> None:
+    times = {size: taken * ratio for (size, taken), ratio in zip(SLOW.items(), ratios, strict=True)}
+    assert race.chosen(SLOW, {"a": times}) == (Served("original", 1, None),)
+
+
+@pytest.mark.parametrize("first", [0.1, 0.098, 0.102])
+def test_of_two_forms_that_are_as_quick_the_first_serves(first: float) -> None:
+    found = race.chosen(SLOW, {"a": scaled(SLOW, all=first), "b": scaled(SLOW, all=0.1)})
+    assert found == (Served("a", 1, None),)
+
+
+def test_more_rounds_are_run_until_it_is_clear_whether_a_form_is_slower_than_allowed() -> None:
+    assert race.decides([0.5, 0.6, 0.5, 0.4, 0.5, 0.5, 0.9])
+    assert race.decides([1.5, 1.6, 1.5, 1.4, 1.5, 1.5, 1.2])
+    assert not race.decides([1.0, 1.1, 1.0, 1.02, 1.06, 1.0, 1.04])
+    assert race.decides([0.5, 0.6, 0.5, 3.0, 0.5, 0.5, 0.5, 0.4, 0.5, 0.6, 0.5])
+
+
 @pytest.mark.parametrize("slower", [1.06, 2.0])
 def test_a_form_that_is_not_quicker_does_not_serve(slower: float) -> None:
     assert race.chosen(SLOW, {"a": scaled(SLOW, all=slower)}) == (Served("original", 1, None),)

@@ -28,6 +28,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """The policy for this family: docs/compile.md."""
     extra: str | None = None
     """The extra of Lagar that building needs: a missing library is "not applicable" and names it."""
+    leans: bool = False
+    """It computes in single precision: rows near a tie are left to the original."""
 
 
 def candidates() -> tuple[Candidate, ...]:

@@ -69,16 +69,13 @@ def compile_forms(original: Original, candidates: Sequence[Candidate], folder: P
     )
 
 
-def given(forms: Mapping[str, tuple[Path, Criterion]]) -> tuple[Candidate, ...]:
-    """Forms that were built before, to be proved again on this machine: name → folder and criterion."""
+def given(name: str, source: Path, criterion: Criterion, *, leans: bool = False) -> Candidate:
+    """A form that was built before, to be proved again on this machine."""
 
-    def candidate(name: str, source: Path, criterion: Criterion) -> Candidate:
-        def build(original: Original, folder: Path) -> None:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+    def build(original: Original, folder: Path) -> None:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
 
-        return Candidate(name, build, lambda original: criterion)
-
-    return tuple(candidate(name, source, criterion) for name, (source, criterion) in forms.items())
+    return Candidate(name, build, lambda original: criterion, leans=leans)
 
 
 def _nothing(words: str) -> Proof:
@@ -125,11 +122,15 @@ def _raced(candidate: Candidate, original: Original, exam: Exam, folder: Path, s
     except LagarError as error:
         return _Raced(msgspec.structs.replace(attempt, words=f"loading failed: {error.message}"))
     say("the proof")
-    result = exam.sit(predictor, criterion)
-    attempt = msgspec.structs.replace(attempt, rows=result.rows, calls=result.calls, worst=result.worst)
+    result = exam.sit(predictor, criterion, leans=candidate.leans)
+    attempt = msgspec.structs.replace(
+        attempt, rows=result.rows, calls=result.calls, worst=result.worst, margin=result.margin
+    )
     if result.violation is not None:
         words = result.violation.words
         return _Raced(msgspec.structs.replace(attempt, outcome="wrong", violation=result.violation, words=words))
+    if result.words:
+        return _Raced(msgspec.structs.replace(attempt, words=result.words))
     say("loading in a process of its own")
     found = footprint.measured(folder, original.signature, folder.parent)
     attempt = msgspec.structs.replace(

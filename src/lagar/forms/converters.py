@@ -254,6 +254,6 @@ def _float_criterion(original: Original) -> Criterion:
 CANDIDATES: Final = (
     Candidate("xgboost-onnx", build_xgboost, _xgboost_criterion),
     Candidate("onnx-double", build_double, _double_criterion, "convert"),
-    Candidate("onnx-float", build_float, _float_criterion, "convert"),
-    Candidate("onnx-text", build_text, _float_criterion, "convert"),
+    Candidate("onnx-float", build_float, _float_criterion, "convert", leans=True),
+    Candidate("onnx-text", build_text, _float_criterion, "convert", leans=True),
 )

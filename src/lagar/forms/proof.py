@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from lagar.errors import LagarError
 from lagar.forms.original import Original
-from lagar.forms.rows import ORDINARY, Group, taken
+from lagar.forms.rows import ORDINARY, Group
 from lagar.registry.proof import Criterion, Violation
 from lagar.registry.signature import Signature
 from lagar.runtimes.comparison import (
+    NEAR,
+    SHARES,
     SLACK,
     differences_of,
     is_label,
+    margins_of,
     outcome,
     record_of,
     same_labels,
@@ -40,6 +43,8 @@ _SINGLE_S: Final = 6.0
 """Seconds that the original's single rows may take."""
 _UNSTEADY: Final = 1e-5
 """A relative difference of the original to itself on ordinary rows above which its answers depend on company."""
+_RARELY: Final = 100
+"""One ordinary row in so many may lie near a tie for a form that leaves such rows to the original."""
 
 
 class NotProvable(Exception):
@@ -71,6 +76,10 @@ class Result(NamedTuple):
     calls: int
     worst: float
     violation: Violation | None
+    margin: float = 0.0
+    """Rows whose two likeliest classes are no further apart are to be left to the original."""
+    words: str = ""
+    """Why it is of no use, though it is not wrong."""
 
 
 class Exam:
@@ -104,15 +113,18 @@ class Exam:
     def ordinary(self) -> Rows:
         """Rows of every day that the original answers: what time is measured with."""
         picked = np.flatnonzero(np.isin(self.kinds, ORDINARY))
-        return taken(self.rows, picked if len(picked) else np.arange(self.rows.n))
+        return self.rows.take(picked if len(picked) else np.arange(self.rows.n))
 
-    def sit(self, candidate: Predictor, criterion: Criterion) -> Result:
-        """Have a candidate answer everything; ends at the first violation."""
-        tally = _Tally(self, criterion)
+    def sit(self, candidate: Predictor, criterion: Criterion, *, leans: bool = False) -> Result:
+        """Have a candidate answer everything; ends at the first violation.
+
+        One that `leans` may be wrong about the label of a row near a tie: the original will answer those.
+        """
+        tally = _Tally(self, criterion, leans)
         calls = 0
         for call in (*self.calls, *self._singles()):
             calls += 1
-            answer, refusal = _ask(candidate, taken(self.rows, call.rows), self.outputs)
+            answer, refusal = _ask(candidate, self.rows.take(call.rows), self.outputs)
             tally.compare(call, answer, refusal)
             if tally.violation is not None:
                 return Result(self.rows.n + len(self.refused), calls, tally.worst, tally.violation)
@@ -121,7 +133,19 @@ class Exam:
             violation = self._refusals(candidate, case)
             if violation is not None:
                 return Result(self.rows.n + len(self.refused), calls, tally.worst, violation)
-        return Result(self.rows.n + len(self.refused), calls, tally.worst, None)
+        margin, turned = tally.leaning()
+        words = "" if turned else self._too_often(margin)
+        return Result(self.rows.n + len(self.refused), calls, tally.worst, turned, margin, words)
+
+    def _too_often(self, margin: float) -> str:
+        """Why a form is of no use that leaves the rows within this margin to the original; "" where it is."""
+        if not margin:
+            return ""
+        everyday = np.isin(self.kinds, ORDINARY)
+        near = int(np.sum(margins_of(self.reference[SHARES][everyday]) <= margin))
+        if near <= max(1, int(everyday.sum()) // _RARELY):
+            return ""
+        return f"{near} of {int(everyday.sum())} ordinary rows lie so near a tie that the original would answer them"
 
     # How it is made.
 
@@ -133,14 +157,14 @@ class Exam:
                 if size in _FEW and (place >= _FEW[size] or time.monotonic() > until):
                     break
                 index = order[start : start + size]
-                answer, refusal = _ask(original.predictor, taken(self.rows, index), self.outputs)
+                answer, refusal = _ask(original.predictor, self.rows.take(index), self.outputs)
                 yield Call(index, answer, refusal)
             order = self._random.permutation(self.rows.n)
             if size == 2:  # next come single rows: where answers turn it shows first whether the original is steady
                 order = np.concatenate([order[self.kinds[order] == "edges"], order[self.kinds[order] != "edges"]])
         first = np.sort(order[:32])
         for _ in range(2):  # the same call again: a model may draw lots
-            answer, refusal = _ask(original.predictor, taken(self.rows, first), self.outputs)
+            answer, refusal = _ask(original.predictor, self.rows.take(first), self.outputs)
             yield Call(first, answer, refusal)
 
     def _singles(self) -> Iterator[Call]:
@@ -198,9 +222,8 @@ class Exam:
         probabilities = self.reference.get("predict_proba")
         if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2 or not any(jitter.values()):
             return np.zeros(self.rows.n, dtype=bool)
-        top = np.sort(probabilities, axis=1)
         own = SLACK * _each(jitter, self.groups)
-        return np.asarray((own > 0) & (top[:, -1] - top[:, -2] <= own))
+        return np.asarray((own > 0) & (margins_of(probabilities) <= own))
 
     def _check_steady(self) -> None:
         everyday = np.isin(self.kinds, ORDINARY)
@@ -217,7 +240,7 @@ class Exam:
             raise NotProvable(f"the original's own label changes with the rows beside it in {loose} ordinary rows")
 
     def _in_company(self, original: Original, kind: str, row: Rows, refusal: str) -> Refused:
-        near = taken(self.rows, self._random.integers(self.rows.n, size=4))
+        near = self.rows.take(self._random.integers(self.rows.n, size=4))
         among = Rows.join([near.slice(0, 2), row, near.slice(2, 4)])
         return Refused(kind, row, refusal, among, _ask(original.predictor, among, self.outputs)[1])
 
@@ -239,10 +262,14 @@ class Exam:
 class _Tally:
     """One candidate's differences."""
 
-    def __init__(self, exam: Exam, criterion: Criterion) -> None:
+    def __init__(self, exam: Exam, criterion: Criterion, leans: bool) -> None:
         self._exam = exam
         self._criterion = criterion
+        self._leans = leans
         self.worst = 0.0
+        self._worst_share = 0.0
+        self._turned_at = 0.0
+        self._turned: Violation | None = None
         self.violation: Violation | None = None
         self._own = {name: SLACK * _each(by_group, exam.groups) for name, by_group in exam.jitter.items()}
 
@@ -260,7 +287,10 @@ class _Tally:
             if got is None or problem:
                 self._violated(call, 0, name, value_of(was, 0), None if got is None else str(got.dtype), problem)
                 return
-            wrong = self._wrong_labels(call, was, got) if exam.is_label(name) else self._wrong(call, name, was, got)
+            is_label = exam.is_label(name)
+            wrong = self._wrong_labels(call, was, got) if is_label else self._wrong(call, name, was, got)
+            if is_label and len(wrong) and self._leans and name == "predict":
+                wrong = self._leant(call, wrong, was, got, answer)
             if len(wrong):
                 place = int(wrong[0])
                 words = f"{len(wrong)} of {len(was)} rows of the call differ"
@@ -269,6 +299,28 @@ class _Tally:
 
     def _wrong_labels(self, call: Call, was: Array, got: Array) -> NDArray[np.intp]:
         return np.flatnonzero(~same_labels(was, got) & ~self._exam.undecided[call.rows])
+
+    def _leant(self, call: Call, wrong: NDArray[np.intp], was: Array, got: Array, answer: Outputs) -> NDArray[np.intp]:
+        """Keep the wrong label that is furthest from a tie, to be judged at the end; what is left is wrong now."""
+        shares = answer.get(SHARES)
+        if shares is None or shares.ndim != 2:
+            return wrong
+        margins = np.nan_to_num(margins_of(shares[wrong]), nan=np.inf)
+        place = int(np.argmax(margins))
+        if self._turned is None or margins[place] > self._turned_at:
+            self._turned_at = float(margins[place])
+            at = int(wrong[place])
+            words = f"another label, {self._turned_at:.2g} from a tie"
+            self._violated(call, at, "predict", value_of(was, at), value_of(got, at), words)
+            self._turned, self.violation = self.violation, None
+        return wrong[:0]
+
+    def leaning(self) -> tuple[float, Violation | None]:
+        """The margin within which the original has to answer, and a label that was wrong outside of it."""
+        if not self._leans:
+            return 0.0, None
+        margin = NEAR * self._worst_share
+        return margin, self._turned if self._turned_at > margin else None
 
     def _wrong(self, call: Call, name: str, was: Array, got: Array) -> NDArray[np.intp]:
         rows = was.reshape(len(was), -1)
@@ -280,6 +332,8 @@ class _Tally:
         bad = ~same & ~(difference <= allowed) & ~self._exam.undecided[call.rows][:, None]
         finite = np.where(same | ~np.isfinite(difference), 0.0, difference)
         self.worst = max(self.worst, float(np.max(finite, initial=0.0)))
+        if name == SHARES:
+            self._worst_share = max(self._worst_share, float(np.max(finite, initial=0.0)))
         return np.flatnonzero(bad.any(axis=1))
 
     def _violated(self, call: Call, place: int, name: str, was: Any, got: Any, words: str) -> None:

@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lagar.forms.boundaries import Matrix, beside, borders, edges, is_closed, ties
 from lagar.forms.original import Original
 from lagar.forms.thresholds import inward, thresholds_of
 from lagar.registry.signature import Field
 from lagar.runtimes import examples
-from lagar.types import Outputs, Rows
+from lagar.types import Rows
 
-Matrix = NDArray[np.float64]
 _F32_MAX: Final = float(np.finfo(np.float32).max)
 EXTREMES: Final = (
     0.0, -0.0, 5e-324, -5e-324, 1e-310, 1e-45, 1e-38, 1e-35, -1e-35, 1e-36, 1.0000001e-35, 1.0, -1.0, 0.5, 2.5, -1.5,
@@ -33,8 +32,6 @@ WORDS: Final = (
     "a\u00a0b", "tab\tand\nline", "soft\u00adhyphen", "zero\u200bwidth", "漢字 かな", "e\u0301tude", "ﬁne ½", "1",
     "1.0", "nan", "None", "don't stop-it, e.g. x_y", "😀 ok", "a", "ab", "\u0130", "ŞIK şık", "é" * 3, "x" * 300,
 )  # fmt: skip
-_SEARCHED: Final = 48
-"""Pairs of rows between which an edge is looked for, bit by bit."""
 
 
 class Group(NamedTuple):
@@ -51,7 +48,7 @@ def hostile(original: Original, *, seed: int = 0, size: int = 384) -> list[Group
     maker = _MatrixRows(original, random, size) if matrix else _ColumnRows(original, random, size)
     groups = maker.groups()
     ordinary = Rows.join([group.rows for group in groups if group.kind in ORDINARY])
-    for kind, find in (("edges", edges), ("ties", ties)):
+    for kind, find in (("edges", edges), ("ties", ties), ("borders", borders)):
         found = find(original, ordinary, random)
         if found is not None:
             groups.append(Group(kind, found))
@@ -62,34 +59,7 @@ ORDINARY: Final = ("example", "training", "ordinary")
 """Kinds that a model answers every day; the first of them are used to measure time."""
 
 
-def taken(rows: Rows, index: Any) -> Rows:
-    """These rows, in this order."""
-    if rows.matrix is not None:
-        return Rows(len(index), matrix=np.ascontiguousarray(rows.matrix[index]))
-    assert rows.columns is not None
-    return Rows(len(index), columns={name: column[index] for name, column in rows.columns.items()})
-
-
 # Numbers.
-
-
-def beside(values: Matrix, random: np.random.Generator) -> Matrix:
-    """Each value as it is, or one of the numbers next to it in double or single precision."""
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-        choices = np.stack(
-            [
-                values,
-                np.nextafter(values, np.inf),
-                np.nextafter(values, -np.inf),
-                single.astype(np.float64),
-                np.nextafter(single, np.float32(np.inf)).astype(np.float64),
-                np.nextafter(single, np.float32(-np.inf)).astype(np.float64),
-            ]
-        )
-    picked = random.integers(len(choices), size=values.shape)
-    found: Matrix = np.take_along_axis(choices, picked[None], axis=0)[0]
-    return found
 
 
 class _MatrixRows:
@@ -225,10 +195,10 @@ class _ColumnRows:
 
     def groups(self) -> list[Group]:
         size = self._size
-        groups = [Group("example", taken(self._known[0], np.arange(min(self._known[0].n, 64))))]
+        groups = [Group("example", self._known[0].take(np.arange(min(self._known[0].n, 64))))]
         if len(self._known) > 1:
             picked = self._random.permutation(self._known[1].n)[:size]
-            groups.append(Group("training", taken(self._known[1], picked)))
+            groups.append(Group("training", self._known[1].take(picked)))
         groups.append(Group("ordinary", self._made(size, self._usual)))
         if any(field.type in ("string", "unknown") for field in self._fields):
             groups.append(Group("text", self._made(size // 2, self._odd_text)))
@@ -282,7 +252,7 @@ class _ColumnRows:
         return [value for value in values if value is not None and value == value]
 
     def _odd_text(self, field: Field) -> Any:
-        if not _is_text(field) or _is_closed(field):
+        if not _is_text(field) or is_closed(field):
             return self._usual(field)
         random = self._random
         base = str(self._usual(field))
@@ -296,7 +266,7 @@ class _ColumnRows:
         return changes[int(random.integers(len(changes)))](base)
 
     def _unknown(self, field: Field) -> Any:
-        if not _is_text(field) or _is_closed(field):
+        if not _is_text(field) or is_closed(field):
             return self._usual(field)
         if field.type == "unknown":
             return _picked(self._random, (*WORDS, 0, 1, 7, -1, 2.5, 1e10, True, False))
@@ -328,11 +298,6 @@ def _is_text(field: Field) -> bool:
     return field.type in ("string", "unknown")
 
 
-def _is_closed(field: Field) -> bool:
-    """No value outside its categories ever reaches the model."""
-    return field.categories is not None and field.unknown == "refuse"
-
-
 def _counts(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -353,153 +318,3 @@ def _vocabulary(original: Original, random: np.random.Generator) -> list[str]:
             terms = sorted(known)
             return [terms[index] for index in random.permutation(len(terms))[:300]]
     return []
-
-
-# Found by asking the model.
-
-
-def edges(original: Original, ordinary: Rows, random: np.random.Generator) -> Rows | None:
-    """Rows on both sides of the places where an answer changes, found between two values of one number, to the bit.
-
-    Needs no knowledge of the model: between a row and the same row with another value there is a pair of neighbouring
-    doubles with different answers, if the two rows have different ones.
-    """
-    slots = _slots(ordinary, original.signature.fields or ())
-    if not slots or ordinary.n < 2:
-        return None
-    pairs = random.integers(ordinary.n, size=(2, _SEARCHED * 4))
-    base, other = taken(ordinary, pairs[0]), taken(ordinary, pairs[1])
-    slot = random.integers(len(slots), size=base.n)
-    low, high = _read(base, slots, slot), _read(other, slots, slot)
-    good = np.isfinite(low) & np.isfinite(high) & (low != high)
-    first, last = _asked(original, base), _asked(original, _written(base, slots, slot, high))
-    if first is None or last is None:
-        return None
-    changed = np.flatnonzero(good & _differs(first, last))[:_SEARCHED]
-    if not len(changed):
-        return None
-    base, slot, low, high = taken(base, changed), slot[changed], low[changed], high[changed]
-    first = {name: values[changed] for name, values in first.items()}
-    a, b = _ordered(low), _ordered(high)
-    for _ in range(64):
-        middle = (a >> 1) + (b >> 1) + (a & b & 1)
-        if np.all((middle == a) | (middle == b)):
-            break
-        found = _asked(original, _written(base, slots, slot, _number(middle)))
-        if found is None:
-            return None
-        moved = _differs(first, found)
-        a, b = np.where(moved, a, middle), np.where(moved, middle, b)
-    at = np.stack([_number(a), _number(b)])
-    sides = [*at, *(beside(values, random) for values in at), *(beside(values, random) for values in at)]
-    return Rows.join([_written(base, slots, slot, values) for values in sides])
-
-
-def ties(original: Original, ordinary: Rows, random: np.random.Generator) -> Rows | None:
-    """Rows at which a classifier can hardly decide: crossed and halved rows, those with the smallest margin kept."""
-    if "predict_proba" not in original.outputs or ordinary.n < 4:
-        return None
-    pool, margins = ordinary, _margins(_asked(original, ordinary))
-    if margins is None:
-        return None
-    for _ in range(4):
-        best = np.argsort(margins, kind="stable")[: min(96, pool.n)]
-        parents = taken(pool, best)
-        children = _crossed(parents, random, 288)
-        found = _margins(_asked(original, children))
-        if found is None:
-            return None
-        pool, margins = Rows.join([parents, children]), np.concatenate([margins[best], found])
-    kept = np.argsort(margins, kind="stable")[:160]
-    return taken(pool, kept)
-
-
-def _crossed(parents: Rows, random: np.random.Generator, count: int) -> Rows:
-    """Rows that have each value from one of two parents; half of the matrices are the middle of the two."""
-    left, right = random.integers(parents.n, size=(2, count))
-    if parents.matrix is not None:
-        a, b = parents.matrix[left], parents.matrix[right]
-        mixed = np.where(random.random(a.shape) < 0.5, a, b)
-        mixed[::2] = (a[::2] + b[::2]) / 2
-        return Rows(count, matrix=np.ascontiguousarray(mixed))
-    assert parents.columns is not None
-    columns = {}
-    for name, column in parents.columns.items():
-        columns[name] = np.where(random.random(count) < 0.5, column[left], column[right]).astype(column.dtype)
-    return Rows(count, columns=columns)
-
-
-def _margins(answer: Outputs | None) -> Matrix | None:
-    """The distance of the two likeliest classes, per row."""
-    probabilities = None if answer is None else answer.get("predict_proba")
-    if probabilities is None or probabilities.ndim != 2 or probabilities.dtype.kind != "f":
-        return None
-    top = np.sort(np.nan_to_num(probabilities, nan=9.0), axis=1)
-    if top.shape[1] < 2:
-        return None
-    margins: Matrix = np.abs(top[:, -1] - top[:, -2])
-    return margins
-
-
-def _asked(original: Original, rows: Rows) -> Outputs | None:
-    """The original's answer; None where it refuses."""
-    try:
-        return original.predict(rows)
-    except Exception:  # of any kind: it is the model's
-        return None
-
-
-def _differs(first: Outputs, second: Outputs) -> NDArray[np.bool_]:
-    """Which rows have another answer."""
-    found: NDArray[np.bool_] | None = None
-    for name, values in first.items():
-        changed = values != second[name]
-        if values.dtype.kind == "f":
-            changed &= ~(np.isnan(values) & np.isnan(second[name]))
-        changed = np.asarray(np.asarray(changed).reshape(len(values), -1).any(axis=1))
-        found = changed if found is None else np.logical_or(found, changed)
-    assert found is not None
-    return found
-
-
-def _slots(rows: Rows, fields: Sequence[Field]) -> list[int | str]:
-    """Columns that hold any float, by index or by name."""
-    if rows.matrix is not None:
-        return list(range(rows.matrix.shape[1]))
-    assert rows.columns is not None
-    return [field.name for field in fields if rows.columns[field.name].dtype == np.float64 and not _is_closed(field)]
-
-
-def _read(rows: Rows, slots: Sequence[Any], slot: NDArray[Any]) -> Matrix:
-    index = np.arange(rows.n)
-    if rows.matrix is not None:
-        return np.asarray(rows.matrix[index, slot])
-    assert rows.columns is not None
-    return np.asarray(np.stack([rows.columns[name] for name in slots])[slot, index])
-
-
-def _written(rows: Rows, slots: Sequence[Any], slot: NDArray[Any], values: Matrix) -> Rows:
-    """The rows with one number of each replaced."""
-    index = np.arange(rows.n)
-    if rows.matrix is not None:
-        matrix = rows.matrix.copy()
-        matrix[index, slot] = values
-        return Rows(rows.n, matrix=matrix)
-    assert rows.columns is not None
-    columns = dict(rows.columns)
-    for place, name in enumerate(slots):
-        here = slot == place
-        if here.any():
-            columns[name] = np.where(here, values, columns[name])
-    return Rows(rows.n, columns=columns)
-
-
-def _ordered(values: Matrix) -> NDArray[np.int64]:
-    """Doubles as whole numbers in the same order, neighbours one apart."""
-    bits = values.astype(np.float64).view(np.int64)
-    return np.where(bits >= 0, bits, np.int64(-(2**63)) - bits)
-
-
-def _number(order: NDArray[np.int64]) -> Matrix:
-    bits = np.where(order >= 0, order, np.int64(-(2**63)) - order)
-    return bits.astype(np.int64).view(np.float64)

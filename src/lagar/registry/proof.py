@@ -88,6 +88,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     calls: int = 0
     worst: float = 0.0
     """The largest difference of a number."""
+    margin: float = 0.0
+    """Rows whose two likeliest classes are no further apart are answered by the original."""
     violation: Violation | None = None
     memory_bytes: int = 0
     load_s: float = 0.0

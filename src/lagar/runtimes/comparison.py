@@ -12,6 +12,11 @@ from lagar.types import Array, Outputs, Rows
 
 SLACK: Final = 4.0
 """A form may be off by so many times what the original's own answers differ by."""
+SHARES: Final = "predict_proba"
+"""The output that says how near a row is to a tie."""
+NEAR: Final = 10.0
+"""A tie is near for a form in single precision where the two likeliest classes are no further apart than so many times
+the largest difference that its proof has seen."""
 _LABELLED: Final = frozenset({"classifier", "outlier", "clusterer"})
 _TEXTS: Final = frozenset({"U", "O"})
 
@@ -31,6 +36,16 @@ def differences_of(was: Array, got: Array) -> NDArray[np.float64]:
     difference = np.where(np.isnan(difference), np.inf, difference)
     difference[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     return np.asarray(difference.max(axis=1, initial=0.0))
+
+
+def margins_of(shares: Array) -> NDArray[np.float64]:
+    """How far apart the two likeliest classes of each row are, of (n, classes); infinite for one class."""
+    if shares.shape[1] < 2:
+        return np.full(len(shares), np.inf)
+    if shares.shape[1] == 2:
+        return np.asarray(np.abs(shares[:, 0] - shares[:, 1]))
+    top = np.partition(shares, -2, axis=1)
+    return np.asarray(top[:, -1] - top[:, -2])
 
 
 def same_labels(was: Array, got: Array) -> NDArray[np.bool_]:
