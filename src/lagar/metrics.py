@@ -78,7 +78,7 @@ FAMILIES = {
         Family(
             "lagar_shadow_rows",
             "counter",
-            "Rows of a proved form that were put to the original too, by result; dropped: too many waited.",
+            "Rows of a proved form that were put to the original too; dropped: too many waited; tie: it answered.",
             (*_MODEL, "result"),
         ),
         Family("lagar_shadow_violations", "counter", "Forms given up for the original, per worker.", _MODEL),

@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from conftest import Trained
+from lagar.errors import InvalidVersion
+from lagar.intake import compilation
 from lagar.registry import environments
-from lagar.registry.releases import open_releases
+from lagar.registry.releases import Releases, open_releases
 from support.keys import keys_for_each_scope
 from support.registry import ANA
 from support.server import LagarServer, lagar
@@ -50,9 +52,15 @@ def test_the_command_says_where_an_environment_is(home: Path) -> None:
     assert plain.stdout.strip() == told["python"]
     shown = lagar("show", "scaled@2", home=home, timeout_s=WAIT_S).stdout
     assert f"runs in    an environment of its own ({Path(told['python']).parents[1].name}): factors==2.0" in shown
+    assert "it serves as it was saved: what has an environment of its own is not compiled" in shown
     nameless = lagar("environment", "scaled", home=home, timeout_s=WAIT_S)
     assert nameless.returncode == 2
     assert "name the version: lagar environment NAME@VERSION, got 'scaled'" in nameless.stderr
+
+
+def test_a_version_with_an_environment_of_its_own_is_compiled_by_nobody(releases: Releases) -> None:
+    with pytest.raises(InvalidVersion, match=r"^scaled.2 has an environment of its own and serves as it was saved"):
+        compilation.compile_again(releases, releases.get("scaled", "2"))
 
 
 def test_a_promote_to_a_version_whose_environment_cannot_be_made_fails_with_the_reason(

@@ -22,10 +22,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 
 from lagar import runtimes
+from lagar.cli.screen import screen
+from lagar.cli.verdict import serving
 from lagar.control.compiling import Compiler
 from lagar.intake import compilation, golden, push
 from lagar.logs import open_log
 from lagar.metrics import Registry
+from lagar.registry import answers
 from lagar.registry import manifest as manifests
 from lagar.registry.model import FormSource
 from lagar.registry.proof import ORIGINAL, Machine, Proof, Served, this_machine
@@ -288,3 +291,54 @@ def test_a_server_answers_at_once_and_in_the_proved_form_when_there_is_one(pushe
     assert after["forms"][0]["min_rows"] == 1
     assert answer["predictions"] == wanted["predictions"]
     assert answer["probabilities"] == wanted["probabilities"]
+
+
+def test_what_was_compiled_here_is_what_a_report_tells(pushed: Pushed, tmp_path: Path) -> None:
+    with open_releases(tmp_path / "home") as releases:
+        plain = push.push(releases, "wine", pushed.path, who=ME, compiling="off")
+        before = answers.version_report(releases, "wine", "1")
+        assert before.proof is None
+        assert any("`lagar compile wine@1`" in line for line in screen(before, ()))
+        keep(releases, plain, pushed, tmp_path / "forms")
+        report = answers.version_report(releases, "wine", "1")
+        assert report.proof is not None
+        assert report.manifest.proof is None, "a version never changes"
+        (part,) = report.proof.served
+        assert any(f"{part.name} serves" in line and "compiled here" in line for line in screen(report, ()))
+        assert any(line.strip().startswith(part.name) for line in serving(report.proof))
+        other = push.push(releases, "wine", pushed.path, version="second", who=ME, compiling="off", note="again")
+        assert other.version == "second"
+        changed = {change.name for change in releases.diff("wine", "1", "second").changes}
+        assert "served by" not in changed, "the same model has the same forms"
+
+
+def test_forms_that_were_proved_elsewhere_are_told_of_as_such(pushed: Pushed) -> None:
+    moved = elsewhere(pushed.version)
+    card = answers.version_report(pushed.releases, "wine", "1").card
+    lines = screen(answers.VersionReport(card, moved.manifest, pushed.releases.proof(moved.manifest)), ())
+    assert any("until its forms are proved again" in line for line in lines)
+
+
+def test_a_form_that_was_given_up_stays_so_under_other_releases_until_it_is_compiled_again(
+    pushed: Pushed, tmp_path: Path
+) -> None:
+    releases, manifest = pushed.releases, pushed.version.manifest
+    assert manifest.proof is not None
+    marked = msgspec.structs.replace(
+        manifest.proof, served=(Served(ORIGINAL, 1, None),), words="given up", given_up="given up on a row"
+    )
+    try:
+        releases.compiled.keep(manifest, marked, tmp_path / "none")
+        assert releases.given_up(manifest) == "given up on a row"
+        releases.compiled.forget(manifest)  # as another release of a library does: its key is another one
+        assert releases.compiled.find(manifest) is None
+        assert releases.given_up(manifest) == "given up on a row"
+        assert releases.source(pushed.version).forms == (), "the forms of the push do not come back"
+        compiler = Compiler(releases, open_log("console", "error", no_colour=True, process="test"), build=True)
+        assert compiler.now(releases.source(pushed.version)).forms == (), "and none is built behind one's back"
+        keep(releases, pushed.version, pushed, tmp_path / "again")
+        assert releases.given_up(manifest) == ""
+        assert releases.source(pushed.version).forms
+    finally:
+        releases.compiled.keep(manifest, manifest.proof, tmp_path / "none")
+        releases.compiled.forget(manifest)

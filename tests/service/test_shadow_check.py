@@ -97,3 +97,25 @@ def test_a_wrong_form_is_given_up_by_every_worker_and_stays_so_over_a_restart(pu
 def _told(server: LagarServer) -> str:
     page = httpx.get(f"{server.url}/models/heat", timeout=60).text
     return page if "given up on" in page else ""
+
+
+@pytest.mark.slow
+def test_what_a_served_path_answers_is_checked_too(tmp_path: Path) -> None:
+    heat = pd.DataFrame({"heat": [1.0, 2.0, 100.0]})
+    joblib.dump(DecisionTreeRegressor(random_state=0).fit(heat, [1.0, 2.0, 3.0]), tmp_path / "heat.joblib")
+    args = ["--compile", "wait", "--shadow-check", "1"]
+    with LagarServer(
+        tmp_path / "heat.joblib", home=tmp_path / "home", workers=1, args=args, known_models=False
+    ) as server:
+        served = httpx.get(f"{server.url}/models/heat", timeout=60).json()["versions"][0]["forms"]
+        assert [form["name"] for form in served] != ["original"]
+        for value in (1.0, 2.0, 100.0):
+            answer(server, value)
+        same = 'lagar_shadow_rows_total{model="heat",result="same"'
+        eventually(lambda: _sum(server, same) == 3, 120, "three rows that the original answers alike")
+        assert _sum(server, "lagar_shadow_violations_total{") == 0
+
+
+def _sum(server: LagarServer, start: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))

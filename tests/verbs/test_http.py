@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from lagar import Client
+from lagar.errors import SettingsError
 from lagar.registry.releases import open_releases
 from support.keys import keys_for_each_scope
 from support.models import scripted_model
@@ -219,6 +221,25 @@ def test_a_push_over_http_is_the_push_of_the_command_line(keyed: Keyed) -> None:
     assert answer("show", "there", home=home)["card"]["created_by"].startswith("admin (key ")
     assert answer("show", "there", home=home)["manifest"]["provenance"]["source"] == "first.joblib"
     eventually(lambda: uploads(home) == [], 90, "an empty folder of uploads")
+
+
+def test_when_a_version_is_compiled_is_said_over_http_and_in_python_as_on_the_command_line(keyed: Keyed) -> None:
+    stock, path = keyed.stock, "/api/models/compiled/versions"
+    files = {"model": ("first.joblib", stock.first.read_bytes())}
+    waited = keyed.client.post(path, files=files, data={"compile": "wait"}).json()
+    assert [attempt for attempt in waited["manifest"]["proof"]["attempts"] if attempt["outcome"] == "serves"]
+    assert waited["proof"] == waited["manifest"]["proof"]
+    with Client(keyed.server.url, key=keyed.keys["admin"]) as client:
+        later = client.push("compiled-later", stock.first, compile="background")
+        never = client.push("never", stock.first, compile="off")
+        assert later.manifest.compile_later
+        assert not never.manifest.compile_later
+        assert later.manifest.proof is never.manifest.proof is None
+        with pytest.raises(SettingsError, match="wait, background or off, got 'soon'"):
+            client.push("never", stock.first, compile="soon")  # type: ignore[arg-type]
+    shown = run("show", "compiled", *keyed.remote(), home=stock.home).stdout
+    assert "× as fast; proved on" in shown
+    assert "µs at 1,000" in shown
 
 
 def test_a_folder_is_pushed_over_http_with_what_lies_in_it(keyed: Keyed, tmp_path: Path) -> None:

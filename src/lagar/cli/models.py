@@ -9,6 +9,7 @@ import typer
 from lagar.cli.output import say, write_json
 from lagar.cli.place import Json, Key, To, place
 from lagar.cli.screen import cut, scores, screen, shares, size, write_lines
+from lagar.cli.verdict import serving
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -85,6 +86,7 @@ def show(
         write_json(report)
     else:
         write_lines(screen(report, history))
+        write_lines(serving(report.proof, report.manifest.memory_bytes) if report.proof is not None else ())
 
 
 @app.command()

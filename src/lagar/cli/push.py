@@ -99,8 +99,9 @@ def tell(report: VersionReport, *, as_json: bool) -> None:
         write_json(report)
         return
     write_lines(summary(report))
-    if report.manifest.proof is not None:
-        write_lines(table(report.manifest.proof, report.manifest.memory_bytes))
+    proof = report.proof or report.manifest.proof
+    if proof is not None:
+        write_lines(table(proof, report.manifest.memory_bytes))
     name, version = report.card.model, report.card.version
     if not report.card.traffic:
         say(f"{name}@{version} has no traffic yet: `lagar promote {name} {version}`")

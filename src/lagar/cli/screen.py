@@ -15,7 +15,7 @@ from lagar.registry.signature import Signature
 
 WIDTH = 100
 _LABEL = 11
-MAX_INPUTS = 10
+MAX_INPUTS = 8
 MAX_STEPS = 8
 
 
@@ -98,9 +98,7 @@ def screen(report: VersionReport, history: Sequence[TrafficCard]) -> list[str]:
     lines += _labelled([("outputs", _outputs(manifest.signature)), ("classes", _classes(manifest.signature))])
     width = max(10, *(len(form.name) for form in manifest.forms[:3]))
     lines += ["forms", *(f"  {_form(form, width)}" for form in manifest.forms[:3])]
-    if manifest.compile_later and manifest.proof is None:
-        lines.append("  the servers that answer with it build and prove faster ones: pushed with --compile background")
-    lines += [f"  {verdict(manifest.proof)}"] if manifest.proof is not None else []
+    lines.append(f"  {_answering(report)}")
     lines += _golden(manifest.golden)
     steps = [f"  {step.name:<10} {step.seconds:6.2f} s  {'; '.join(step.words)}" for step in manifest.steps[:MAX_STEPS]]
     return lines + (["steps", *steps] if steps else [])
@@ -187,6 +185,21 @@ def _form(form: Form, width: int) -> str:
     sha256 = next((entry.sha256 for entry in form.files if entry.path == form.entry), form.files[0].sha256)
     entry = form.entry or "the folder"
     return f"{form.name:<{width}} {form.kind:<8}  {rows}, {entry}, {size(total)}, sha256 {sha256[:12]}"
+
+
+def _answering(report: VersionReport) -> str:
+    """Which form answers where this was asked, or why the original does."""
+    manifest, proof = report.manifest, report.proof
+    if proof is not None:
+        return verdict(proof) + ("" if proof == manifest.proof or proof.given_up else "; compiled here")
+    saved = "it serves as it was saved"
+    if manifest.requirements:
+        return f"{saved}: what has an environment of its own is not compiled"
+    if manifest.proof is not None:
+        return f"{saved} until its forms are proved again: they were on another machine"
+    if manifest.compile_later:
+        return "the servers that answer with it build and prove faster ones: pushed with --compile background"
+    return f"{saved}: `lagar compile {report.card.model}@{report.card.version}` builds and proves faster ones here"
 
 
 def _golden_count(golden: Golden) -> str:

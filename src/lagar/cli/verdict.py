@@ -18,13 +18,7 @@ def table(proof: Proof, memory_bytes: int = 0) -> list[str]:
     told = [attempt for attempt in proof.attempts if attempt.outcome != "left out"]
     lines = _wrapped("compiled   ", verdict(proof))
     if told:
-        lines.append(
-            f"  {'candidate':<16} {'proof':<26} {'off by':>8} "
-            + " ".join(f"{_title(rows):>10}" for rows in SHOWN)
-            + f" {'memory':>9}"
-        )
-        original = by_size(proof.original_us)
-        lines.append(_row(ORIGINAL, _sizes_of(proof, ORIGINAL) or "-", "-", original, size(memory_bytes)))
+        lines += _top(proof, memory_bytes)
         lines += [_row_of(proof, attempt) for attempt in told[:_MOST]]
         lines += [text for attempt in told[:_MOST] for text in _why(attempt)]
     if len(told) > _MOST:
@@ -38,6 +32,26 @@ def table(proof: Proof, memory_bytes: int = 0) -> list[str]:
     if told:
         lines += _wrapped("  would change it: ", proof.words)
     return [cut(text, WIDTH) for text in lines]
+
+
+def serving(proof: Proof, memory_bytes: int = 0) -> list[str]:
+    """The original and the forms that serve, in a line each."""
+    names = {part.name for part in proof.served}
+    told = [attempt for attempt in proof.attempts if attempt.name in names]
+    if not told:
+        return []
+    lines = ["race", *_top(proof, memory_bytes), *(_row_of(proof, attempt) for attempt in told)]
+    lines += [text for attempt in told for text in _why(attempt)]
+    return [cut(text, WIDTH) for text in [*lines, *_wrapped("  would change it: ", proof.words)[:1]]]
+
+
+def _top(proof: Proof, memory_bytes: int) -> list[str]:
+    titles = " ".join(f"{_title(rows):>10}" for rows in SHOWN)
+    sizes = _sizes_of(proof, ORIGINAL) or "-"
+    return [
+        f"  {'candidate':<16} {'proof':<26} {'off by':>8} {titles} {'memory':>9}",
+        _row(ORIGINAL, sizes, "-", by_size(proof.original_us), size(memory_bytes)),
+    ]
 
 
 def _sizes_of(proof: Proof, name: str) -> str:
@@ -68,8 +82,13 @@ def _number(us: float | None) -> str:
 
 
 def _why(attempt: Attempt) -> list[str]:
-    """Of a candidate that is not the model: the first row, with both answers."""
+    """Of a candidate that is not the model: the first row, with both answers; of one that leans on it, when."""
     found = attempt.violation
+    if attempt.margin and attempt.outcome == "serves":
+        return [
+            f"  {attempt.name}: rows less than {attempt.margin:.0e} from a tie are answered by the original, in a "
+            "process apart"
+        ]
     if found is None:
         return [f"  {attempt.name}: {attempt.words}"] if attempt.outcome == "failed" else []
     rows = f"{found.size:,} row{'s' if found.size > 1 else ''}"

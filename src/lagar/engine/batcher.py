@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lagar.engine.deployment import Deployment
+from lagar.engine.ties import MustWait
 from lagar.errors import DeadlineExceeded, LagarError, ModelFailed, NotReady, Overloaded, RequestError
 from lagar.types import Outputs, Rows
 
@@ -184,7 +185,9 @@ class Batcher:
             deployment.told_empty()
             return 0.0
         started = time.perf_counter()
-        _predict(deployment, calls)
+        if not _predict_at_once(deployment, calls):
+            self._to_thread(deployment, calls)
+            return time.perf_counter() - started
         for call in calls:
             self._finish(call)
         if deployment.waiting:
@@ -203,6 +206,9 @@ class Batcher:
         if not calls:
             deployment.told_empty()
             return
+        self._to_thread(deployment, calls)
+
+    def _to_thread(self, deployment: Deployment, calls: list[Call]) -> None:
         deployment.running = calls
         deployment.running_since = time.perf_counter()
         self._threads.add(deployment)
@@ -306,8 +312,20 @@ def _forget_done(deployment: Deployment) -> None:
         deployment.queue_gauge.set(deployment.waiting_rows)
 
 
+def _predict_at_once(deployment: Deployment, calls: list[Call]) -> bool:
+    """As `_predict`, on the loop; False where that would have to wait, and nothing is done."""
+    deployment.may_wait = False
+    try:
+        _predict(deployment, calls)
+    except MustWait:
+        return False
+    finally:
+        deployment.may_wait = True
+    return True
+
+
 def _predict(deployment: Deployment, calls: list[Call]) -> None:
-    """Fill in result or error of every call; never raises."""
+    """Fill in result or error of every call; raises nothing but MustWait."""
     ready = [call for call in calls if call.prepare is None or _guarded(call, _prepare)]
     if ready:
         _predict_joined(deployment, ready)
@@ -337,6 +355,8 @@ def _predict_joined(deployment: Deployment, calls: list[Call]) -> None:
             return
         joined = Rows.join([call.rows for call in calls if call.rows is not None])
         result = _checked(deployment, deployment.predict(joined, calls[0].outputs), joined.n)
+    except MustWait:
+        raise
     except BaseException as error:  # sys.exit() and a Rust library's panic are none of Exception
         if len(calls) == 1:
             calls[0].error = _as_request_error(error, calls[0])

@@ -18,9 +18,10 @@ import numpy as np
 from lagar.engine.cost import Cost
 from lagar.engine.host import MAX_PAUSE_S, HostedPredictor, HostFailed, longest_pause
 from lagar.engine.shadow import Check, Shadow
+from lagar.engine.ties import MustWait, Ties
 from lagar.errors import LoadFailed, NotReady
 from lagar.metrics import Registry
-from lagar.registry.model import LoadedModel, ModelInfo, served_of, without_folders
+from lagar.registry.model import LoadedModel, ModelInfo, ModelSource, served_of, without_folders
 from lagar.registry.proof import Violation
 from lagar.registry.signature import Signature
 from lagar.runtimes.sized import Sized
@@ -78,6 +79,10 @@ class Deployment:
         """Rows until the next one that is checked."""
         self.given_up = ""
         """Why its form answers no more."""
+        self.ties: Ties | None = None
+        """What leaves rows near a tie to the original, where the form does not know their label for sure."""
+        self.may_wait = True
+        """False while it is called on the event loop."""
         self._closed = False
         self._form: Predictor | None = None
         self.thread = ModelThread(f"model {source.name}@{source.version}")
@@ -190,13 +195,20 @@ class Deployment:
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """Call the model and learn from how long it took."""
         self.used_at = started = time.perf_counter()
+        leant = 0 if self.ties is None else self.ties.leant
         try:
-            result = self.predictor.predict(rows, outputs)
+            if self.ties is None:
+                result = self.predictor.predict(rows, outputs)
+            else:
+                result = self.ties.predict(rows, outputs, may_wait=self.may_wait)
+        except MustWait:
+            raise
         except Exception as error:
             self._refused(rows, outputs, error)
             raise
         taken = time.perf_counter() - started
-        self.cost.learn(rows.n, taken)
+        if self.ties is None or self.ties.leant == leant:  # what the original takes says nothing of the form
+            self.cost.learn(rows.n, taken)
         self.compute_seconds.observe(taken)
         self.batch_rows.observe(rows.n)
         self.batches.add()
@@ -213,6 +225,12 @@ class Deployment:
         if isinstance(self.predictor, Sized):
             self.check = Check(shadow, self.model, self.predictor, self._metrics, on_violation)
             self.unchecked = shadow.every - 1
+
+    def lean(self, open_original: Callable[[ModelSource], Predictor]) -> None:
+        """Leave rows near a tie to the original, where the form is one that says so."""
+        form = self.predictor
+        if isinstance(form, Sized) and any(part.margin for part in form.parts):
+            self.ties = Ties(form, self.model, open_original, self._metrics)
 
     def _checked(self, rows: Rows, outputs: tuple[str, ...], result: Outputs) -> None:
         check = self.check
@@ -240,6 +258,9 @@ class Deployment:
             return
         self.given_up = why
         self._stop_checking()
+        self.ties, ties = None, self.ties
+        if ties is not None:
+            self.thread.submit(ties.close)  # behind the call that may be asking it
         self._form, probe = self.predictor, self.model.probe
         assert probe is not None
         if not keep:
@@ -297,6 +318,8 @@ class Deployment:
     def close(self) -> None:
         self._closed = True
         self._stop_checking()
+        if self.ties is not None:
+            self.ties.close()
         self.thread.stop()
         self.predictor.close()
         if self._form is not None and self._form is not self.predictor:

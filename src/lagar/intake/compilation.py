@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from lagar.errors import LoadFailed
+from lagar.errors import InvalidVersion, LoadFailed
 from lagar.intake import content, sandbox
 from lagar.intake.trial import Given, Proving
 from lagar.registry.manifest import FileEntry, Form, Manifest
@@ -36,7 +36,7 @@ def compiled(source: ModelSource, manifest: Manifest, folder: Path, training_dat
     What cannot be compiled serves as it was saved: nothing here refuses a version.
     """
     if manifest.requirements:
-        return Made(manifest, {}, ("it serves as it was saved: it has an environment of its own",))
+        return Made(manifest, {}, ("it serves as it was saved: what has an environment of its own is not compiled",))
     into = folder / _FOLDER
     try:
         proof = sandbox.prove(source, into, training_data=training_data, within=folder)
@@ -72,6 +72,7 @@ def forms_of(proof: Proof, into: Path) -> tuple[list[Form], dict[str, Path]]:
                 max_rows=part.max_rows,
                 libraries=attempt.libraries,
                 criterion=attempt.criterion,
+                margin=attempt.margin,
             )
         )
     return forms, files
@@ -81,8 +82,14 @@ def compile_again(releases: Releases, version: Version, *, yields: bool = False)
     """Build, prove and race the forms of a committed version here, and keep them in the home for this machine.
 
     Servers that run on this home take them up. With `yields` the requests that are answered meanwhile go first. Raises
-    LoadFailed where the original does not load.
+    LoadFailed where the original does not load, InvalidVersion for a version with an environment of its own.
     """
+    if version.manifest.requirements:
+        label = f"{version.model}@{version.version}"
+        raise InvalidVersion(
+            f"{label} has an environment of its own and serves as it was saved: its libraries are not those that a "
+            "form would be built and proved with; push it without --requirements where the installed ones do"
+        )
     with sandbox.private() as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())
         proof = sandbox.prove(source, folder / _FOLDER, yields=yields, within=folder)
@@ -101,7 +108,8 @@ def prove_again(releases: Releases, version: Version, *, yields: bool = False) -
     given = {}
     for form in forms:
         assert form.criterion is not None
-        given[form.name] = Given(str(releases.lay_out(version.manifest, form.name) / form.entry), form.criterion)
+        folder = releases.lay_out(version.manifest, form.name) / form.entry
+        given[form.name] = Given(str(folder), form.criterion, leans=form.margin > 0)
     with sandbox.private() as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())
         proving = Proving(given=given)

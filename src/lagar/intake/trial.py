@@ -48,6 +48,8 @@ class Given(msgspec.Struct, frozen=True):
 
     folder: str
     criterion: Criterion
+    leans: bool = False
+    """Rows near a tie are left to the original."""
 
 
 class Proving(msgspec.Struct, frozen=True):
@@ -160,8 +162,10 @@ def _proof(task: Task, proving: Proving, folder: Path) -> Proof:
         with contextlib.suppress(SetupError):  # what is wrong with the data is said when it is described
             original.training = profile.rows(original.loaded, Path(task.training_data))
     if proving.given:
-        forms = {name: (Path(form.folder), form.criterion) for name, form in proving.given.items()}
-        candidates = compilation.given(forms)
+        candidates = tuple(
+            compilation.given(name, Path(form.folder), form.criterion, leans=form.leans)
+            for name, form in proving.given.items()
+        )
     else:
         module, _, name = proving.candidates.partition(":")
         candidates = getattr(importlib.import_module(module), name)()

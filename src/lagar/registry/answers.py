@@ -13,6 +13,7 @@ import msgspec
 
 from lagar.errors import NotFound
 from lagar.registry.manifest import Manifest
+from lagar.registry.proof import Proof
 from lagar.registry.signature import Field
 
 if TYPE_CHECKING:  # the catalog brings SQLAlchemy, which a client does without
@@ -77,6 +78,9 @@ class VersionReport(msgspec.Struct, frozen=True):
 
     card: VersionCard
     manifest: Manifest
+    proof: Proof | None = None
+    """The race of its forms that holds where this is answered: compiled there, else of the push. None: it answers as it
+    was saved."""
 
 
 class GenerationCard(msgspec.Struct, frozen=True):
@@ -201,7 +205,9 @@ def version_cards(releases: Releases, name: str) -> tuple[VersionCard, ...]:
 def version_report(releases: Releases, name: str, ref: str) -> VersionReport:
     """One version by its label or an alias; raises NotFound."""
     version = releases.get(name, ref)
-    return VersionReport(_version_card(version, releases.traffic(name), releases.aliases(name)), version.manifest)
+    manifest = version.manifest
+    proof = None if manifest.requirements else releases.proof(manifest)
+    return VersionReport(_version_card(version, releases.traffic(name), releases.aliases(name)), manifest, proof)
 
 
 def _version_card(version: Version, traffic: Traffic | None, aliases: Mapping[str, str]) -> VersionCard:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from lagar.registry.manifest import Manifest
-from lagar.registry.proof import ORIGINAL
+from lagar.registry.proof import ORIGINAL, Proof
 
 Part = Literal["input", "output", "signature", "metric", "library", "model"]
 
@@ -33,8 +33,14 @@ class Difference(msgspec.Struct, frozen=True):
     """Whether a request for one is a request for the other: fields, types, categories, bounds."""
 
 
-def compare(a: Manifest, b: Manifest) -> Difference:
-    """What changes from a to b, in the order signature, metrics, libraries, model."""
+Proofs = tuple[Proof | None, Proof | None]
+
+
+def compare(a: Manifest, b: Manifest, here: Proofs = (None, None)) -> Difference:
+    """What changes from a to b, in the order signature, metrics, libraries, model.
+
+    `here`: what is proved of both on this machine; what is not counts as where it was pushed.
+    """
     inputs = [*_changes("input", _fields(a), _fields(b))]
     changes = [
         *inputs,
@@ -42,7 +48,7 @@ def compare(a: Manifest, b: Manifest) -> Difference:
         *_changes("signature", _facts(a, b), _facts(b, a)),
         *_changes("metric", a.metrics, b.metrics),
         *_changes("library", {"python": a.python, **a.libraries}, {"python": b.python, **b.libraries}),
-        *_changes("model", _model(a), _model(b)),
+        *_changes("model", _model(a, here[0]), _model(b, here[1])),
     ]
     same = not inputs and a.signature.extra_fields == b.signature.extra_fields
     return Difference(a.model, a.version, b.version, tuple(changes), same)
@@ -76,19 +82,19 @@ def _facts(manifest: Manifest, other: Manifest) -> dict[str, Any]:
     }
 
 
-def _served(manifest: Manifest) -> list[str]:
-    """The forms that answer where it was pushed, with how many times as fast they are at one row."""
-    proof = manifest.proof
+def _served(manifest: Manifest, proof: Proof | None) -> list[str]:
+    """The forms that answer here, or else where it was pushed."""
+    proof = proof or manifest.proof
     if proof is None:
         return [ORIGINAL]
     return [part.name for part in proof.served] or [ORIGINAL]
 
 
-def _model(manifest: Manifest) -> dict[str, Any]:
+def _model(manifest: Manifest, proof: Proof | None) -> dict[str, Any]:
     return {
         "kind": manifest.original.kind,
         "files": {entry.path: entry.sha256[:8] for entry in manifest.original.files},
         "memory_bytes": manifest.memory_bytes,
-        "served by": _served(manifest),
+        "served by": _served(manifest, proof),
         "note": manifest.note,
     }

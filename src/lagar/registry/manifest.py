@@ -42,6 +42,8 @@ class Form(msgspec.Struct, frozen=True, omit_defaults=True):
     """Library → version that it was checked with."""
     criterion: Criterion | None = None
     """How close to the original it was proved to be; None for the original."""
+    margin: float = 0.0
+    """Rows whose two likeliest classes are no further apart are answered by the original."""
 
 
 class Golden(msgspec.Struct, frozen=True):

@@ -42,6 +42,8 @@ class FormSource(msgspec.Struct, frozen=True, omit_defaults=True):
     """Distributions that loading it imports."""
     sha256: str = ""
     """Of the record of what was compiled on this machine; "" for a form of the push."""
+    margin: float = 0.0
+    """Rows whose two likeliest classes are no further apart are answered by the original."""
 
 
 class ModelSource(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -30,7 +30,7 @@ from lagar.registry.layout import Cache, files_of, form_of
 from lagar.registry.leases import Server
 from lagar.registry.manifest import Manifest
 from lagar.registry.model import FormSource, ModelSource
-from lagar.registry.proof import ORIGINAL, Proof, this_machine
+from lagar.registry.proof import ORIGINAL, Proof, Served, this_machine
 from lagar.registry.records import AuditEntry, ModelEntry, Version, Who
 from lagar.registry.store import Store, open_store
 from lagar.registry.traffic import Action, Split, Traffic
@@ -181,7 +181,8 @@ class Releases:
 
     def diff(self, model: str, a: str, b: str) -> Difference:
         """What changes from version a to version b."""
-        return difference.compare(self.get(model, a).manifest, self.get(model, b).manifest)
+        first, second = self.get(model, a).manifest, self.get(model, b).manifest
+        return difference.compare(first, second, (self.proof(first), self.proof(second)))
 
     def audit(self, model: str, limit: int = 100) -> list[AuditEntry]:
         """The last entries about a model, newest first."""
@@ -437,6 +438,9 @@ class Releases:
         found = self.compiled.find(manifest)
         if found is not None:
             return found.proof
+        words = self.compiled.given_up(manifest)
+        if words:
+            return Proof(this_machine(), {}, served=(Served(ORIGINAL, 1, None),), words=words, given_up=words)
         pushed = manifest.proof
         holds = pushed is not None and pushed.machine == this_machine() and runs_here(pushed)
         return pushed if holds else None
@@ -465,7 +469,9 @@ class Releases:
             attempt = attempts[part.name]
             libraries = tuple(sorted(attempt.libraries))
             sha256 = "" if found is None else found.sha256
-            forms.append(FormSource(part.name, str(folder), part.max_rows, attempt.criterion, libraries, sha256))
+            forms.append(
+                FormSource(part.name, str(folder), part.max_rows, attempt.criterion, libraries, sha256, attempt.margin)
+            )
         return tuple(forms)
 
     def gc(self, older_than_s: float = DAY_S, *, dry_run: bool = False) -> Garbage:

@@ -26,6 +26,8 @@ class Part(NamedTuple):
     predictor: BoundPredictor
     criterion: Criterion | None
     """What it was proved to; None for the original."""
+    margin: float = 0.0
+    """Rows whose two likeliest classes are no further apart are for the original."""
 
 
 class Sized:
@@ -49,6 +51,10 @@ class Sized:
         """What the form that answers calls of so many rows was proved to; None where the original answers them."""
         return (self.parts[0] if rows <= self._most else self.parts[-1]).criterion
 
+    def margin(self, rows: int) -> float:
+        """How far apart the two likeliest classes are in a row that is left to the original, in a call of so many."""
+        return (self.parts[0] if rows <= self._most else self.parts[-1]).margin
+
     def close(self) -> None:
         for part in self.parts:
             part.predictor.close()
@@ -71,7 +77,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
         else:
             predictor = open_folder(Path(form.folder), 1)
             libraries |= predictor.libraries
-            parts.append(Part(form.name, form.max_rows, predictor, form.criterion))
+            parts.append(Part(form.name, form.max_rows, predictor, form.criterion, form.margin))
     return Opened(Sized(parts), draft, libraries, warnings)
 
 

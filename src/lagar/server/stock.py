@@ -89,6 +89,7 @@ class Stock:
         finally:
             self._loading -= 1
             self.told()
+        deployment.lean(self._loader.original)
         deployment.memory_bytes = needed
         deployment.apart = apart
         return deployment
