@@ -172,7 +172,7 @@ def test_the_screen_of_a_wide_model_fits_too(tmp_path: Path) -> None:
     for lines in shown:
         assert 0 < len(lines) <= 40
         assert max(map(len, lines)) <= 100
-    assert any("50 more" in line for line in shown[1])
+    assert any("52 more" in line for line in shown[1])
 
 
 def test_an_empty_home_says_what_to_type(tmp_path: Path) -> None:
