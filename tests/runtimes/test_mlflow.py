@@ -95,6 +95,20 @@ def test_a_folder_that_lost_its_model_says_which_file(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_bare_booster_answers_its_own_numbers_as_mlflows_server_does(tmp_path: Path) -> None:
+    import lightgbm
+
+    two = (KIND > 0).astype(int)
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(WINE, two), 3)
+    folder = tmp_path / "boosted"
+    mlflow.xgboost.save_model(booster, folder, pip_requirements=["xgboost"])
+    same(answers(load(folder), WINE)["predict"], booster.predict(xgboost.DMatrix(WINE)))
+    trees = lightgbm.train({"objective": "multiclass", "num_class": 3, "verbose": -1}, lightgbm.Dataset(WINE, KIND), 3)
+    folder = tmp_path / "light"
+    mlflow.lightgbm.save_model(trees, folder, pip_requirements=["lightgbm"])
+    same(answers(load(folder), WINE)["predict"], trees.predict(WINE))
+
+
 def test_what_mlflow_saves_as_skops_is_opened_as_skops(tmp_path: Path) -> None:
     pytest.importorskip("skops", reason="skops is not installed")
     import lightgbm

@@ -35,6 +35,8 @@ class MlflowModel(msgspec.Struct, frozen=True):
     """Param specs of the signature."""
     predict_fn: str = "predict"
     """What MLflow's own server calls."""
+    booster: bool = False
+    """True: a bare booster was logged, whose own numbers are the answer."""
 
 
 def read(folder: Path) -> MlflowModel:
@@ -69,6 +71,7 @@ def read(folder: Path) -> MlflowModel:
         libraries=_libraries(facts),
         params=params,
         predict_fn=str(function.get("predict_fn") or "predict"),
+        booster=str(facts.get("model_class", "")).endswith(".Booster"),
     )
 
 

@@ -18,6 +18,7 @@ from lagar.intake import mlmodel
 from lagar.registry.model import ModelSource
 from lagar.registry.signature import Field, FieldType
 from lagar.runtimes.base import Draft, Opened
+from lagar.runtimes.raw_booster import answer_raw
 
 _TYPES: dict[str, FieldType] = {
     "integer": "int",
@@ -48,6 +49,8 @@ def open_source(source: ModelSource, threads: int) -> Opened:
         raise type(error)(
             f"{error.message}. The folder brings code of its own, which is not run unasked: --code {own[0]}"
         ) from error
+    if found.booster:
+        answer_raw(kind, opened)
     if found.inputs:
         _with_signature(folder, opened.draft, found.inputs)
     if found.example is not None:

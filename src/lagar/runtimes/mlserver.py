@@ -29,7 +29,8 @@ from lagar.intake import mlserver as folders
 from lagar.intake.mlserver import Facts, Tensor
 from lagar.registry.model import ModelSource
 from lagar.registry.signature import Field, FieldType, Output, Signature
-from lagar.runtimes.base import Chain, Draft, Head, Opened, one_per_row
+from lagar.runtimes.base import Draft, Opened
+from lagar.runtimes.raw_booster import answer_raw
 from lagar.types import Array, Outputs, Rows
 
 REQUEST: Final = "\x00request"
@@ -107,12 +108,8 @@ def adapt(source: ModelSource, opened: Opened) -> None:
     facts = folders.facts_of(source.options)
     if facts is None or source.kind == "mlserver":
         return
-    predictor, draft = opened.predictor, opened.draft
-    if isinstance(predictor, Chain) and (head := _raw_head(source, predictor.head)) is not None:
-        predictor.head = head
-        draft.outputs, draft.native, draft.classes = head.names, head.native, None
-        draft.task, draft.meanings = head.task, head.meanings
-    first = facts.predict_fn
+    answer_raw(source.kind, opened)
+    draft, first = opened.draft, facts.predict_fn
     if first and first not in draft.outputs:
         raise LoadFailed(
             f"{source.path}: parameters.extra.predict_fn is {first!r}, and this model answers "
@@ -468,32 +465,3 @@ def _flat(values: Any) -> Any:
             yield from _flat(value)
         else:
             yield value
-
-
-# MLServer's own runtimes.
-
-
-class RawHead(Head):
-    """What a booster's own `predict` gives: probabilities of a classifier that was saved without its wrapper."""
-
-    task = "unknown"
-    meanings = {"predict": "what the booster's own predict gives"}  # noqa: RUF012 - never changed
-
-    def __init__(self, values: Any) -> None:
-        self._values = values
-
-    def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
-        return {"predict": np.ascontiguousarray(one_per_row(self._values(x)))}
-
-
-def _raw_head(source: ModelSource, head: Head) -> RawHead | None:
-    if source.kind == "lightgbm":
-        from lagar.runtimes.lightgbm import LightgbmHead
-
-        return RawHead(head.raw) if isinstance(head, LightgbmHead) and head.task == "classifier" else None
-    if source.kind == "xgboost":
-        from lagar.runtimes.xgboost import XgboostHead
-
-        if isinstance(head, XgboostHead) and head.is_bare and head.task == "classifier" and not head.answers_labels:
-            return RawHead(head.raw)
-    return None
