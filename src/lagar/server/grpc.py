@@ -102,9 +102,10 @@ class Calls:
             stream.finish(UNIMPLEMENTED, _message(words))
             return
         stream.method = method
+        if head.refusal is not None:  # not raised: a head is remembered, and its error would gather tracebacks
+            self.refuse(stream, head.refusal)
+            return
         try:
-            if head.refusal is not None:
-                raise head.refusal
             if method is self._predict:
                 self._gate.check_prediction(head.authorization)
             else:
