@@ -25,7 +25,7 @@ from lagar.protocols.base import (
     InferRequest,
     Limits,
 )
-from lagar.protocols.columns import Plan
+from lagar.protocols.columns import EXACT, SHORT, Plan
 from lagar.protocols.protobuf import (
     FIXED32,
     FIXED64,
@@ -96,6 +96,12 @@ _FLOATS: Final[dict[int, tuple[int, np.dtype[Any]]]] = {6: (FIXED32, np.dtype("<
 _OF_BODIES: Final = frozenset({"binary_data_size", "binary_data", "binary_data_output"})
 """Parameters that say where tensors stand in a body over HTTP; KServe's client sends them here too, to no effect."""
 
+_REMEMBERED = 1024
+_REMEMBERED_BYTES = 128
+_PLAIN_INPUT: Final = {"name", "datatype", "shape"}
+Known = dict[bytes, tuple[str, str, tuple[int, ...]]]
+"""Names, datatypes and shapes of inputs by the bytes that describe them."""
+
 
 def address(data: bytes) -> tuple[str, str]:
     """Name and version that a ModelInferRequest asks for, "" where there is none; raises InvalidInput."""
@@ -110,10 +116,10 @@ def address(data: bytes) -> tuple[str, str]:
     return name, version
 
 
-def read(data: bytes) -> dict[str, Any]:
+def read(data: bytes, known: Known | None = None) -> dict[str, Any]:
     """A ModelInferRequest in the members of a V2 JSON body; the data of numbers are arrays; raises InvalidInput.
 
-    `raw` says whether it had raw contents.
+    `raw` says whether it had raw contents; `known` remembers descriptions from one message to the next.
     """
     asked: dict[str, Any] = {}
     inputs: list[dict[str, Any]] = []
@@ -123,7 +129,7 @@ def read(data: bytes) -> dict[str, Any]:
     view = memoryview(data)
     for tag, at, stop in fields(data):
         if tag == _INPUTS:
-            inputs.append(_input(data, at, stop))
+            inputs.append(_read_input(data, at, stop) if known is None else _input(data, at, stop, known))
         elif tag == _RAW:
             raw.append(view[at:stop])
         elif tag == _OUTPUTS:
@@ -144,7 +150,22 @@ def read(data: bytes) -> dict[str, Any]:
     return asked
 
 
-def _input(data: bytes, at: int, stop: int) -> dict[str, Any]:
+def _input(data: bytes, at: int, stop: int, known: Known) -> dict[str, Any]:
+    """One input; without contents of its own, who asks again and again describes it with the same bytes."""
+    described = data[at:stop] if stop - at <= _REMEMBERED_BYTES else b""
+    found = known.get(described)
+    if found is not None:
+        name, datatype, shape = found
+        return {"name": name, "datatype": datatype, "shape": [*shape]}
+    tensor = _read_input(data, at, stop)
+    if described and tensor.keys() == _PLAIN_INPUT:
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        known[described] = tensor["name"], tensor["datatype"], tuple(tensor["shape"])
+    return tensor
+
+
+def _read_input(data: bytes, at: int, stop: int) -> dict[str, Any]:
     """One input without its data; `contents` is where they stand."""
     tensor: dict[str, Any] = {"name": "", "datatype": "", "shape": []}
     for tag, start, end in fields(data, at, stop):
@@ -310,7 +331,7 @@ def _whole(name: str, datatype: str, shape: list[int], data: bytes, chunks: list
 class GrpcAdapter:
     """ModelInfer in front of one deployment."""
 
-    __slots__ = ("_default", "_head", "_limits", "_plan", "_quick", "_v2", "_width")
+    __slots__ = ("_default", "_head", "_known", "_limits", "_plan", "_quick", "_v2", "_width")
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
         signature = deployment.signature
@@ -319,6 +340,7 @@ class GrpcAdapter:
         self._plan = Plan(signature, deployment.name)
         self._limits = limits or Limits()
         self._width = signature.width
+        self._known: Known = {}
         plain = contents.ContentTypes(signature).plain and not (handlers is not None and handlers.has_preprocess)
         self._quick = signature.layout == "matrix" and plain
         self._default = tuple(output.name for output in signature.outputs)[:1]
@@ -326,7 +348,7 @@ class GrpcAdapter:
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope = PLAIN) -> InferRequest:
         """The request in a ModelInferRequest; raises RequestError."""
-        asked = read(body)
+        asked = read(body, self._known)
         raw = asked.pop("raw")
         request = self._certainly_good(asked, request_id) if self._quick else None
         if request is None:
@@ -351,7 +373,8 @@ class GrpcAdapter:
         given_id = asked.get("id", request_id)
         if len(given_id) > MAX_ID:
             return None
-        rows = self._plan.from_matrix(data.astype(np.float64).reshape(n, width))
+        exact = data.size <= SHORT and sum(map(abs, data.tolist())) < EXACT  # NaN is not
+        rows = self._plan.from_matrix(data.astype(np.float64).reshape(n, width), exact=exact)
         return None if rows is None else InferRequest(n, self._default, given_id, rows)
 
     def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> Encoded:
@@ -392,10 +415,10 @@ def typed(datatype: str, values: Array | list[Any]) -> tuple[str, bytes]:
     array = np.asarray(values)
     if number in _FLOATS:
         packed = array.astype(_FLOATS[number][1]).tobytes()
-    elif not array.size or (array.min() >= 0 and array.max() < 128):
-        packed = array.astype(np.uint8).tobytes()  # a byte each
     else:
-        packed = varints(array.tolist())
+        whole = array.tolist()
+        small = not whole or (min(whole) >= 0 and max(whole) < 128)
+        packed = bytes(whole) if small else varints(whole)  # a byte each
     return datatype, of_length(5, of_length(number, packed))
 
 
