@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +15,16 @@ import numpy as np
 import pytest
 
 from lagar import runtimes
+from lagar.engine.host import HostedPredictor
 from lagar.errors import InvalidInput, LagarError, LoadFailed, MissingCode, ModelFailed, NotReady, SetupError
 from lagar.intake import paths
 from lagar.protocols.base import Envelope
 from lagar.protocols.whole import WholeAdapter
+from lagar.protocols.whole_grpc import WholeGrpcAdapter
 from lagar.registry.model import Asked, LoadedModel
 from lagar.runtimes import mlserver
 from lagar.types import Rows
+from support import inference
 from support.mlserver import SUM, custom, tensor
 
 
@@ -377,3 +382,78 @@ def test_tensors_may_stand_behind_the_json_both_ways(opened: Any) -> None:
     for wrong, words in ((blob[:-1], "15 bytes are left"), (blob + b"x", "1 bytes behind the JSON belong to no input")):
         with pytest.raises(InvalidInput, match=words):
             adapter.decode(text + wrong, "id", Envelope(header_length=str(len(text))))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_grpc_carries_the_same_request_and_answer(opened: Any, raw: bool) -> None:
+    model = opened(parameters={"version": "v1"})
+    adapter = WholeGrpcAdapter(Deployed(model))
+    sent = inference.request("m", ("x", "FP32", [2, 2], [1.0, 2.0, 3.0, 4.0]), raw=raw, id="7").SerializeToString()
+    request = adapter.decode(sent, "made-here")
+    assert request.rows is not None
+    body, _, _ = adapter.encode(request, model.predictor.predict(request.rows, request.outputs))
+    answer = inference.message("inference.ModelInferResponse").FromString(body)
+    assert (answer.model_name, answer.model_version, answer.id) == ("m", "v1", "7")
+    (output,) = answer.outputs
+    assert (output.name, output.datatype, list(output.shape)) == ("total", "FP32", [2, 1])
+    assert output.parameters["content_type"].string_param == "np"
+    blob = answer.raw_output_contents[0] if raw else np.array(output.contents.fp32_contents, "<f4").tobytes()
+    assert np.frombuffer(blob, "<f4").tolist() == [3.0, 7.0]
+
+
+def test_objects_and_texts_go_over_grpc_as_bytes(opened: Any) -> None:
+    code = """
+from mlserver import MLModel, types
+
+class Objects(MLModel):
+    async def predict(self, payload):
+        data = [{"text": t} for t in payload.inputs[0].data] + ["é", b"b", None]
+        return types.InferenceResponse(model_name=self.name, parameters={"n": -1, "yes": True, "share": 0.5}, outputs=[
+            types.ResponseOutput(name="o", shape=[len(data)], datatype="BYTES", data=data)])
+"""
+    model = opened(code, cls="Objects")
+    adapter = WholeGrpcAdapter(Deployed(model))
+    request = adapter.decode(inference.request("m", ("x", "BYTES", [1], [b"um"])).SerializeToString(), "id")
+    assert request.rows is not None
+    body, _, _ = adapter.encode(request, model.predictor.predict(request.rows, request.outputs))
+    answer = inference.message("inference.ModelInferResponse").FromString(body)
+    assert list(answer.outputs[0].contents.bytes_contents) == [b'{"text":"um"}', "é".encode(), b"b", b""]
+    parameters = answer.parameters
+    assert (parameters["n"].int64_param, parameters["yes"].bool_param, parameters["share"].double_param) == (
+        -1,
+        True,
+        0.5,
+    )
+
+
+def test_a_host_process_answers_whole_requests_as_well(opened: Any) -> None:
+    source = opened().source
+    hosted = HostedPredictor(source, 1)
+    try:
+        good = mlserver.rows_of({"id": "1", "inputs": [tensor([[1.0, 2.0]])]})
+        bad = mlserver.rows_of({"id": "2", "inputs": []})
+        outcomes = hosted.predict(Rows.join([good, bad]), (mlserver.ANSWER,))[mlserver.ANSWER]
+        assert mlserver.answer_of(outcomes[0], "m")["outputs"][0]["data"] == [3.0]
+        with pytest.raises(InvalidInput, match="0 were received"):
+            mlserver.answer_of(outcomes[1], "m")
+    finally:
+        hosted.close()
+
+
+def test_an_installed_mlserver_is_not_hidden_from_anybody_else(tmp_path: Path) -> None:
+    custom(tmp_path / "m", name="m")
+    (tmp_path / "site/mlserver").mkdir(parents=True)
+    (tmp_path / "site/mlserver/__init__.py").write_text("INSTALLED = True\n")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "site")!r})
+from lagar.intake import paths
+from lagar.registry.model import Asked
+from lagar.runtimes import mlserver
+(one,) = paths.find(Asked(paths=({str(tmp_path / "m")!r},))).found
+assert mlserver.hides_another(one.source)
+sys.path.pop(0)
+assert not mlserver.hides_another(one.source)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr

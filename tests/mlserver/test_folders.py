@@ -302,6 +302,7 @@ def test_cross_origin_settings_are_taken_over(tmp_path: Path, monkeypatch: pytes
     server = settings_of(tmp_path, {"cors_settings": said, "gzip_enabled": True}).server
     assert (server.cors_origins, server.cors_methods) == (("https://shop.example",), ("GET", "POST"))
     assert (server.cors_credentials, server.cors_max_age_s, server.compress_answers_bytes) == (True, 999, 500)
+    assert settings_of(tmp_path, {"grpc_max_message_length": 2**30}).server.max_body_bytes == 2**30
 
 
 def test_content_types_of_the_settings_are_those_of_the_version(tmp_path: Path) -> None:

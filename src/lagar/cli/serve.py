@@ -167,6 +167,7 @@ def serve(
     container = loaded.container
     if not paths and container is not None and container.path:
         paths, name = [container.path], name or container.name
+        loaded = settings.load(flags, beneath=_beneath(paths))
     asked = Asked(
         paths=tuple(path if path.startswith("s3://") else _absolute(Path(path)) for path in paths or ()),
         name=name,

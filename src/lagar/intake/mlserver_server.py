@@ -77,11 +77,7 @@ def _said(folder: Path) -> Said:
             f"{fields.origin('load_models_at_startup')}: load_models_at_startup = false is not honoured: what is "
             "served is loaded; `lagar import mlserver FOLDER` and `lagar serve` load a version when it is asked for"
         )
-    found: Said = {
-        name: (value, f"MLServer's default beside {mlserver.NAME}")
-        for name, value in _DEFAULTS.items()
-        if name in settings.ServerSettings.__struct_fields__
-    }
+    found: Said = {name: (value, f"MLServer's default beside {mlserver.NAME}") for name, value in _DEFAULTS.items()}
     for name, (setting, read) in _taken().items():
         if fields.given(name):
             found[setting] = (read(fields, name), fields.origin(name))
@@ -92,7 +88,7 @@ def _said(folder: Path) -> Said:
 
 def _taken() -> dict[str, tuple[str, Callable[[Fields, str], Any]]]:
     """Field → the setting that it becomes, and how it is read."""
-    table: dict[str, tuple[str, Callable[[Fields, str], Any]]] = {
+    return {
         "debug": ("log_level", lambda fields, name: "debug" if fields.boolean(name) else "info"),
         "parallel_workers": ("workers", lambda fields, name: max(1, fields.whole(name))),
         "parallel_workers_timeout": ("drain_timeout_s", Fields.number),
@@ -100,7 +96,9 @@ def _taken() -> dict[str, tuple[str, Callable[[Fields, str], Any]]]:
         "http_port": ("port", Fields.whole),
         "root_path": ("root_path", lambda fields, name: fields.text(name).rstrip("/")),
         "grpc_port": ("grpc_port", Fields.whole),
-        "grpc_max_message_length": ("grpc_max_message_bytes", Fields.whole),
+        "grpc_max_message_length": (
+            "max_body_bytes", lambda fields, name: max(fields.whole(name), settings.ServerSettings().max_body_bytes),
+        ),
         "metrics_port": ("metrics_port", Fields.whole),
         "metrics_endpoint": ("metrics_endpoint", Fields.text),
         "metrics_rest_server_prefix": ("metrics_rest_prefix", Fields.text),
@@ -111,8 +109,6 @@ def _taken() -> dict[str, tuple[str, Callable[[Fields, str], Any]]]:
             "compress_answers_bytes", lambda fields, name: _GZIP_FROM if fields.boolean(name) else 0,
         ),
     }  # fmt: skip
-    known = settings.ServerSettings.__struct_fields__
-    return {name: entry for name, entry in table.items() if entry[0] in known}
 
 
 def _cors(folder: Path, fields: Fields) -> Said:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 
 from lagar import __version__
+from lagar.intake.mlserver import Facts, Tensor
 from lagar.protocols.v2_request import field_datatype
 from lagar.registry.signature import Output, Signature
 
@@ -31,22 +32,32 @@ def models_list(names: Sequence[str]) -> bytes:
     return orjson.dumps({"models": list(names)})
 
 
-def model_metadata(name: str, versions: Sequence[str], platform: str, signature: Signature) -> bytes:
+def model_metadata(
+    name: str, versions: Sequence[str], platform: str, signature: Signature, said: Facts | None = None
+) -> bytes:
     """Names, datatypes and shapes of inputs and outputs; -1 is the number of rows, or unknown.
 
     A model that names its fields, or takes other things than numbers, lists them as columns [-1,1]; any other takes a
     single matrix. Both kinds accept both forms where all fields are numbers.
+    What a settings file of MLServer says of them is told as it stands there.
     """
+    inputs = [_as_said(tensor) for tensor in said.inputs] if said is not None else []
+    outputs = [_as_said(tensor) for tensor in said.outputs] if said is not None else []
     return orjson.dumps(
         {
             "name": name,
             "versions": list(versions),
-            "platform": platform,
-            "inputs": _inputs(signature),
-            "outputs": _outputs(signature),
+            "platform": platform if said is None or not said.platform else said.platform,
+            "inputs": inputs or _inputs(signature),
+            "outputs": outputs or _outputs(signature),
             "parameters": _typed(signature.content_type),
         }
     )
+
+
+def _as_said(tensor: Tensor) -> dict[str, Any]:
+    described = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+    return described | ({"parameters": {"content_type": tensor.content_type}} if tensor.content_type else {})
 
 
 def model_config(name: str, versions: Sequence[str], platform: str, signature: Signature, max_rows: int) -> bytes:

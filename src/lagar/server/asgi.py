@@ -25,6 +25,7 @@ from lagar.errors import (
     RequestError,
     Unauthorized,
 )
+from lagar.intake.mlserver import facts_of
 from lagar.protocols import cards, v1, v2_metadata
 from lagar.protocols.base import Envelope, InferRequest, status_of, timeout_of
 from lagar.registry.model import ModelInfo
@@ -313,8 +314,8 @@ class App:
 
     async def _v2_model(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
         async with self._loaded(name, version) as deployment:
-            kind, signature = deployment.kind, deployment.signature
-            return 200, v2_metadata.model_metadata(name, self._labels(name), kind, signature), b"application/json"
+            kind, signature, said = deployment.kind, deployment.signature, facts_of(deployment.model.source.options)
+            return 200, v2_metadata.model_metadata(name, self._labels(name), kind, signature, said), b"application/json"
 
     async def _v2_config(self, name: str, version: str | None) -> tuple[int, bytes, bytes]:
         async with self._loaded(name, version) as deployment:
