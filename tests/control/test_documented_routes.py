@@ -73,6 +73,20 @@ def test_every_v2_example_is_answered(client: httpx.Client, document: dict[str, 
         assert answer.json()["outputs"][0]["data"] == native.json()["predictions"]
 
 
+def test_every_v1_and_mlflow_example_is_answered(client: httpx.Client, document: dict[str, Any]) -> None:
+    paths = [path for path in document["paths"] if path.endswith(":predict") or path == "/invocations"]
+    assert len(paths) == 7
+    for path in paths:
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        answer = client.post(path, json=content["application/json"]["example"])
+        assert answer.status_code == 200, (path, answer.text)
+        assert list(answer.json()) == ["predictions"]
+    content = document["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    by_name = client.post("/invocations", json=content["application/json"]["example"]).json()
+    table = content["text/csv"]["example"]
+    assert client.post("/invocations", content=table, headers={"Content-Type": "text/csv"}).json() == by_name
+
+
 def test_an_answer_has_what_its_schema_requires(client: httpx.Client, document: dict[str, Any]) -> None:
     for name, schema in document["components"]["schemas"].items():
         if not name.endswith(".Answer"):

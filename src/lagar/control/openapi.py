@@ -60,6 +60,9 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
                 paths[f"{base}/ready"] = {"get": _v2_model_ready(info, base)}
                 paths[f"{base}/infer"] = {"post": _v2_infer(info, base)}
                 paths |= _v2_facts(info, base)
+            paths |= _v1_paths(info)
+            if info.live and name == state.default:
+                paths["/invocations"] = {"post": _invocations(info)}
             for base in native_bases(state, info):
                 if base:
                     paths[base] = {"get": _about(info, base)}
@@ -162,12 +165,19 @@ def _components(state: ControlState) -> dict[str, Any]:
         "schemas": {
             "Error": {"type": "object", "properties": {"error": error}, "required": ["error"]},
             "V2Error": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]},
+            "MlflowError": _mlflow_error_schema(),
+            "Predictions": {
+                "type": "object",
+                "properties": {"predictions": {"type": "array"}},
+                "required": ["predictions"],
+            },
             "V2Tensor": schemas.v2_tensor(),
             "V2Request": _v2_request_schema(),
             "V2Response": _v2_response_schema(),
         },
         "responses": {str(status): _error_answer(status) for status in (*ERRORS, *VERB_ERRORS)}
-        | {f"V2-{status}": _v2_error_answer(status) for status in ERRORS},
+        | {f"V2-{status}": _v2_error_answer(status) for status in ERRORS}
+        | {f"MLflow-{status}": _mlflow_error_answer(status) for status in ERRORS},
         "headers": {
             "RequestId": {"description": "As sent by the caller, else made here.", "schema": {"type": "string"}},
             "RetryAfter": {"description": "Seconds.", "schema": {"type": "integer"}},
@@ -214,6 +224,20 @@ def _error_answer(status: int) -> dict[str, Any]:
 
 def _v2_error_answer(status: int) -> dict[str, Any]:
     content = {JSON: {"schema": {"$ref": "#/components/schemas/V2Error"}}}
+    return {"description": ERRORS[status][1], "headers": _headers(status), "content": content}
+
+
+def _mlflow_error_schema() -> Schema:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "properties": {"error_code": text, "message": text},
+        "required": ["error_code", "message"],
+    }
+
+
+def _mlflow_error_answer(status: int) -> dict[str, Any]:
+    content = {JSON: {"schema": {"$ref": "#/components/schemas/MlflowError"}}}
     return {"description": ERRORS[status][1], "headers": _headers(status), "content": content}
 
 
@@ -385,6 +409,47 @@ def _v2_facts(info: ModelInfo, base: str) -> dict[str, dict[str, Operation]]:
     }
 
 
+def _v1_paths(info: ModelInfo) -> dict[str, dict[str, Operation]]:
+    """KServe's V1 for a version; a live one answers by its model's name alone, too."""
+    model = f"/v1/models/{quote(info.name, safe='')}"
+    bases = [f"{model}/versions/{quote(info.version, safe='')}"]
+    paths: dict[str, dict[str, Operation]] = {}
+    if info.live:
+        bases.append(model)
+        ready = _operation(info, model, "ready", f"V1: whether {_which(info, model)} can answer")
+        errors = _errors((404, 405, 431, 503), "V2-")
+        paths[model] = {"get": ready | {"security": [], "responses": {"200": _object_answer("It can.")} | errors}}
+    for base in bases:
+        operation = _operation(info, base, "predict", f"V1 predictions of {_which(info, base)}")
+        content = {JSON: _instances(info)}
+        paths[f"{base}:predict"] = {"post": operation | _predictions(content, "V2-")}
+    return paths
+
+
+def _invocations(info: ModelInfo) -> Operation:
+    operation = _operation(info, "", "invocations", f"MLflow's and SageMaker's predictions of {info.name}")
+    content: dict[str, Any] = {JSON: _instances(info), CSV: {"schema": {"type": "string"}}}
+    content |= {kind: {"schema": {"contentMediaType": kind}} for kind in (PARQUET, ARROW)}
+    if (example := schemas.csv_example(info)) and schemas.takes_records(info):
+        content[CSV]["example"] = example
+    return operation | _predictions(content, "MLflow-")
+
+
+def _instances(info: ModelInfo) -> dict[str, Any]:
+    names = ("instances", "inputs", "dataframe_split", "dataframe_records")
+    schema = {"type": "object", "description": f"Exactly one of {', '.join(names)}; the last two not in V1."}
+    return {"schema": schema, "example": {"instances": schemas.example_items(info)}}
+
+
+def _predictions(content: dict[str, Any], errors: str) -> Operation:
+    answer = {JSON: {"schema": {"$ref": "#/components/schemas/Predictions"}}}
+    ok = {"description": "One prediction per row, in order.", "headers": _headers(200), "content": answer}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": ok} | _errors(_PREDICT_ERRORS, errors),
+    }
+
+
 def _v2_server_paths(state: ControlState) -> dict[str, dict[str, Operation]]:
     """Lists, statistics, documentation and the repository."""
     page = _answer("A page.", {"text/html": {"schema": {"type": "string"}}})
@@ -442,6 +507,8 @@ def _server_paths() -> dict[str, dict[str, Operation]]:
     return {
         "/models": {"get": _server("models", "What is loaded", _object_answer("Every model and version."))},
         "/v2": {"get": _server("v2_server", "V2 server metadata", _object_answer("Name, version, extensions."), "V2-")},
+        "/v1/models": {"get": _server("v1_models", "V1: the names of all models", _object_answer("Names."), "V2-")},
+        "/version": {"get": _server("version", "The version of Lagar", _answer("As text.", text), "MLflow-")},
         "/v2/health/live": {"get": _open("v2_live", "V2 liveness", "V2-")},
         "/v2/health/ready": {"get": _open("v2_ready", "V2 readiness", "V2-")},
         "/health": {"get": _open("health", "Alive, by the name that others use")},
