@@ -309,7 +309,7 @@ class _Intake:
 
     def _beside(self, source: ModelSource, preload: tuple[str, ...]) -> Requirements | None:
         """The requirements that came with the model, where this environment has other releases of its libraries."""
-        folder = source.path if source.kind in ("mlflow", "pyfunc") else source.folder
+        folder = source.path if source.kind == "mlflow" else source.folder
         if folder is None or self._options.isolate is None:
             return None
         return environment.beside(Path(folder), source.kind, preload)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from lagar import settings
 from lagar.errors import InvalidInput, LoadFailed, UnsupportedModel
 from lagar.intake import mlmodel
 from lagar.registry.model import ModelSource
@@ -44,6 +45,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     """The model of the folder, as mlflow loads it."""
     folder = Path(source.path)
     found = mlmodel.read(folder)
+    settings.set_own_environment({"MLFLOW_DISABLE_TELEMETRY": "true"})
     import mlflow
     import mlflow.pyfunc
 
