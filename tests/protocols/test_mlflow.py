@@ -56,6 +56,7 @@ def refusal(body: Any, of: View | str = "wine", content_type: str | None = "appl
     "body",
     [
         {"dataframe_split": {"columns": NAMES, "data": TWO}},
+        {"dataframe_split": {"columns": NAMES, "data": TWO, "index": [5, 6]}},
         {"dataframe_split": {"columns": NAMES[::-1], "data": [row[::-1] for row in TWO], "index": ["a", "b"]}},
         {"dataframe_split": {"columns": ["more", *NAMES], "data": [["x", *row] for row in TWO]}},
         {"dataframe_records": RECORDS},
@@ -134,6 +135,10 @@ def test_a_body_without_a_type_is_json_and_one_of_another_type_is_refused() -> N
         ({"dataframe_records": []}, "no rows"),
         ({"dataframe_split": TWO}, "'dataframe_split' must be an object with 'data'"),
         ({"dataframe_split": {"columns": NAMES}}, "'dataframe_split' must be an object with 'data'"),
+        ({"dataframe_split": {"columns": NAMES, "data": 1}}, "'data' must be a list of rows"),
+        ({"dataframe_split": {"columns": NAMES, "data": []}}, "no rows"),
+        ({"dataframe_split": {"columns": NAMES, "data": [TWO[0], TWO[1][:3]]}}, "row 1 has 3 values"),
+        ({"dataframe_split": {"columns": NAMES, "data": RECORDS}}, "row 0 has {"),
         ({"dataframe_split": {"columns": NAMES, "data": TWO, "dtype": 1}}, "'dataframe_split' must be an object"),
         ({"dataframe_split": {"columns": NAMES, "data": TWO, "index": [0]}}, "'index' must be a list with 2 entries"),
         ({"dataframe_split": {"columns": NAMES[:3], "data": TWO}}, "row 0 has 13 values, 'columns' has 3 names"),

@@ -141,7 +141,7 @@ class Plan:
         """Rows of lists of values in the order of the fields; raises InvalidInput."""
         self.check_rectangle(table)
         rules = self._rules if self.width is not None else self._anonymous(len(table[0]))
-        if all(rule.plain for rule in rules) and self.layout == "matrix":
+        if self.plain if self.width is not None else self.layout == "matrix":
             flat = list(chain.from_iterable(table))
             column = _quick_numbers(flat)
             if column is not None:

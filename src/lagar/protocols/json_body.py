@@ -78,21 +78,32 @@ def check(body: bytes, value: Any, *, lines: bool = False) -> None:
 
 
 def _quick_keys(value: Any) -> int:
-    """Keys in the first two levels."""
+    """Keys in the first two levels, and in those of the members of an object."""
     if type(value) is dict:
-        return len(value)
+        keys = len(value)
+        for member in value.values():
+            if type(member) is dict:
+                keys += len(member)
+            elif type(member) is list and member and type(member[0]) is dict:
+                keys += sum([len(item) for item in member if type(item) is dict])
+        return keys
     if type(value) is list and value and type(value[0]) is dict:
         return sum([len(item) for item in value if type(item) is dict])
     return 0
 
 
 def _quick_brackets(value: Any, lines: bool) -> int:
-    """Brackets that the common flat shapes account for: rows, records, and rows inside one member."""
+    """Brackets that the common flat shapes account for: rows, records, and rows inside one member, or one below it."""
     count = 0 if lines else 1
     if type(value) is dict:
         for member in value.values():
             if type(member) is list:
                 count += 1 + sum([type(item) is list or type(item) is dict for item in member])
+            elif type(member) is dict:
+                count += 1
+                for inner in member.values():
+                    if type(inner) is list:
+                        count += 1 + sum([type(item) is list for item in inner])
     elif type(value) is list:
         count += sum([type(item) is list or type(item) is dict for item in value])
     return count

@@ -54,9 +54,10 @@ ERROR_CODES: Final[dict[int, str]] = {
 class MlflowAdapter:
     """`/invocations` in front of one deployment."""
 
-    __slots__ = ("_predictions",)
+    __slots__ = ("_names", "_predictions")
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
+        self._names = list(deployment.signature.names)
         self._predictions = Predictions(deployment, limits or Limits())
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope) -> InferRequest:
@@ -109,6 +110,10 @@ class MlflowAdapter:
         if type(names) is list and names and all(type(name) is int for name in names):
             # A frame without names of its own: pandas counts its columns.
             rows = {**rows, "columns": [str(name) for name in names]}
+        data, index = rows["data"], rows.get("index")
+        in_order = names == self._names and type(data) is list and set(map(type, data)) == {list}
+        if in_order and (index is None or (type(index) is list and len(index) == len(data))):
+            return reader.from_list(data)  # no need to turn the table
         return reader.from_split(rows, "data")
 
     def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> Encoded:
