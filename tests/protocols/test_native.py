@@ -58,6 +58,16 @@ def test_an_answer_has_predictions_in_order_probabilities_classes_ids_model_and_
     }
 
 
+@pytest.mark.parametrize("name", ['size 5"', "c\\d", "tab\there", "line\nbreak", "nul\x00", "größe:é", "\x7f"])
+def test_a_field_may_have_any_name(name: str) -> None:
+    model = View(Signature(fields=(Field(name), Field("b")), outputs=(Output("predict"),), native_outputs=("predict",)))
+    for body in (dumped({name: 1.0, "b": 2.0}), dumped([{"b": 2.0, name: 1.0}]), dumped([[1.0, 2.0]])):
+        rows = NativeAdapter(model).decode(body, "r-1").rows
+        assert rows is not None
+        assert rows.matrix is not None
+        assert rows.matrix.tolist() == [[1.0, 2.0]]
+
+
 def test_a_regressor_answers_predictions_only() -> None:
     model = View(Signature(fields=WINE.fields, outputs=(Output("predict"),), native_outputs=("predict",)))
     answer = answered(TWO, {"predict": np.array([0.1, np.nan])}, model)

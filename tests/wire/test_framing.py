@@ -57,6 +57,31 @@ def test_what_could_be_read_two_ways_is_400_and_the_end(server: LagarServer, wha
 
 
 @pytest.mark.parametrize(
+    ("what", "data", "own"),
+    [
+        ("two lengths", HEAD + b"X-Request-Id: second\r\n" + LENGTH + LENGTH + b"\r\n" + QUICK_BODY, "second"),
+        ("the id behind it", HEAD + b"Expect: a-miracle\r\nX-Request-Id: second\r\n\r\n", "second"),
+        ("a broken header", HEAD + b"X-Request-Id: second\r\nContent-Length : 1\r\n\r\n", "second"),
+        ("no id of its own", HEAD + LENGTH + LENGTH + b"\r\n" + QUICK_BODY, None),
+        ("no head", b"hello there\r\n", None),
+        ("a bare newline", b"GET /healthz HTTP/1.1\nX-Request-Id: second\n\n", None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refused_head_never_gets_the_id_of_the_request_before(
+    server: LagarServer, what: str, data: bytes, own: str | None
+) -> None:
+    with Wire(server.port) as wire:
+        wire.send(HEAD + b"X-Request-Id: first\r\n" + LENGTH + b"\r\n" + QUICK_BODY)
+        assert wire.read().headers["x-request-id"] == "first"
+        wire.send(data)
+        answer = wire.read()
+        assert answer.status == 400
+        assert answer.headers["x-request-id"] != "first"
+        assert own is None or answer.headers["x-request-id"] == own
+
+
+@pytest.mark.parametrize(
     ("what", "body"),
     [
         ("no size", b"\r\n" + QUICK_BODY),

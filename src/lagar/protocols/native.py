@@ -6,6 +6,7 @@ everything else goes the exact way.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -44,6 +45,7 @@ ANSWERS: Final = (JSON, CSV, ARROW)
 _BUFFER_FROM_BYTES: Final = 1536
 _ID_PLACE: Final = b"\x00"
 _TEMPLATE_ROWS: Final = 1024
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 _ANSWER_NAMES: Final = {"predict": "predictions", "predict_proba": "probabilities"}
 
 
@@ -284,8 +286,11 @@ def _read_rows(document: Any) -> NDArray[np.float64] | None:
 
 
 def _record_type(signature: Signature) -> type[msgspec.Struct] | None:
-    """A struct of the signature's fields; None when the exact way must look at every record."""
-    if not signature.fields:
+    """A struct of the signature's fields; None when the exact way must look at every record.
+
+    msgspec renames no field to what JSON escapes, and that is how a caller would have to write it.
+    """
+    if not signature.fields or any(map(_ESCAPED.search, signature.names)):
         return None
     fields = [(f"f{place}", _python_type(field)) for place, field in enumerate(signature.fields)]
     rename = {f"f{place}": field.name for place, field in enumerate(signature.fields)}

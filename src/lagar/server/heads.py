@@ -102,16 +102,14 @@ class Heads:
         except httptools.HttpParserUpgrade:
             pass  # an Upgrade we do not follow is as if it were absent (RFC 9110 §7.8); the body is framed by us
         except httptools.HttpParserError as error:
-            head.error = InvalidInput(f"the request is not valid HTTP/1.1: {error}")
-            return head
+            return _refused(head, InvalidInput(f"the request is not valid HTTP/1.1: {error}"))
         try:
             head.method = parser.get_method().decode("ascii")
             self._read_target(head, collector.url)
             self._read_version(head, parser.get_http_version())
             self._read_headers(head)
         except RequestError as error:
-            head.error = error
-            return head
+            return _refused(head, error)
         upload = head.method == "POST" and self._upload.fullmatch(head.path)
         head.max_body_bytes = self._max_upload_bytes if upload else self._max_body_bytes
         head.route = self.route(head)
@@ -216,6 +214,15 @@ class _Collector:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
+
+
+def _refused(head: Head, error: RequestError) -> Head:
+    """The head with its error, and with the caller's id if that stands before what is wrong."""
+    head.error = error
+    for name, value in head.headers:
+        if name == b"x-request-id":
+            head.request_id = repeatable(value)
+    return head
 
 
 def repeatable(value: bytes) -> str | None:

@@ -288,8 +288,7 @@ class Connection(asyncio.Protocol):
             self._since = self.server.now
             head = self.server.heads.get(data[:end])
             if head.error is not None:
-                self._head = head
-                self._refuse(head.error)
+                self._refuse_head(head.error, head)
                 break
             self._begin(head, data, end)
         self._reading = False
@@ -323,11 +322,9 @@ class Connection(asyncio.Protocol):
         """Not a whole head yet: refuse what can never become one."""
         limit = self.server.settings.max_header_bytes
         if len(data) > limit or end > limit:
-            self._head = Head()
-            self._refuse(HeadersTooLarge(f"the request head is larger than the limit of {limit} bytes"))
+            self._refuse_head(HeadersTooLarge(f"the request head is larger than the limit of {limit} bytes"))
         elif b"\n\n" in data or (b"\n" in data and not _starts_like_http(data)):
-            self._head = Head()
-            self._refuse(InvalidInput("the bytes received are not an HTTP/1.1 request"))
+            self._refuse_head(InvalidInput("the bytes received are not an HTTP/1.1 request"))
 
     # -- the fast lane
 
@@ -468,9 +465,14 @@ class Connection(asyncio.Protocol):
 
     # -- answers and ends
 
+    def _refuse_head(self, error: RequestError, head: Head | None = None) -> None:
+        """Answer a head that is no request, with its own id where that could be read: never that of the one before."""
+        self._head = head or Head()
+        self._request_id = self._head.request_id or self.server.next_id()
+        self._refuse(error)
+
     def _refuse(self, error: RequestError) -> None:
         """Answer a request whose framing is not to be trusted, or that is too large, and close."""
-        self._request_id = self._head.request_id or self._request_id or self.server.next_id()
         status, headers, body = self.server.refuse(error, self._head.path, self._request_id)
         self.server.count_refusal(status)
         self._write(status, headers, b"" if self._head.method == "HEAD" else body, keep=False, unread=True)
@@ -545,8 +547,8 @@ class Connection(asyncio.Protocol):
         settings = self.server.settings
         if self._buffer:
             if waited > settings.header_timeout_s:
-                self._head = Head()
-                self._refuse(RequestTimeout(f"the request head did not arrive within {settings.header_timeout_s:g} s"))
+                limit_s = settings.header_timeout_s
+                self._refuse_head(RequestTimeout(f"the request head did not arrive within {limit_s:g} s"))
         elif self.server.draining:
             grace_s = 0.0 if self._requests else FRESH_GRACE_S
             if waited > (IDLE_GRACE_S if self.server.patient else grace_s):
