@@ -360,3 +360,10 @@ def test_a_model_that_is_gathered_is_the_same_version(tmp_path: Path) -> None:
         settled = mlserver.read(tmp_path / "in" / source.name, tmp_path / "in")
         (alone,) = found(mlserver.gather(settled, tmp_path / "in", tmp_path / "out")).values()
         assert Content(alone, Bounds()).made() == Content(source, Bounds()).made()
+
+
+def test_a_dotenv_that_is_no_text_makes_no_folder_mlservers(tmp_path: Path) -> None:
+    logistic(tmp_path / "m")
+    (tmp_path / "m/.env").write_bytes(b"\xff\xfe")
+    assert not mlserver.is_folder(tmp_path / "m")
+    assert set(found(tmp_path / "m")) == {"m@"}

@@ -191,7 +191,10 @@ def _settings_files(folder: Path) -> Iterator[Path]:
 
 
 def _named_by_variables(folder: Path) -> bool:
-    return bool(_variables(folder).get("mlserver_model_implementation"))
+    try:
+        return bool(_variables(folder).get("mlserver_model_implementation"))
+    except SetupError:  # a .env that is not text may be anybody's
+        return False
 
 
 def _variables(root: Path) -> dict[str, str]:
