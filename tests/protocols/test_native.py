@@ -85,6 +85,34 @@ def test_further_outputs_bear_their_own_names() -> None:
     assert answer["decision_function"] == [0.5, -0.5]
 
 
+def test_several_targets_say_their_classes_by_output() -> None:
+    signature = Signature(
+        fields=WINE.fields,
+        outputs=(
+            Output("predict", "BYTES", (2,)),
+            Output("predict_proba_0", "FP64", (2,), classes=("no", "yes")),
+            Output("predict_proba_1", "FP64", (3,), classes=("a", "b", "c")),
+        ),
+        native_outputs=("predict", "predict_proba_0", "predict_proba_1"),
+    )
+    outputs = {
+        "predict": np.array([["yes", "c"]]),
+        "predict_proba_0": np.array([[0.1, 0.9]]),
+        "predict_proba_1": np.array([[0.1, 0.2, 0.7]]),
+    }
+    answer = answered(dumped([WINE_ROW]), outputs, View(signature))
+    assert answer["classes"] == {"predict_proba_0": ["no", "yes"], "predict_proba_1": ["a", "b", "c"]}
+    adapter = NativeAdapter(View(signature))
+    request = adapter.decode(dumped([WINE_ROW]), "r", Envelope(accept=CSV))
+    head = bytes(adapter.encode(request, outputs)[0]).splitlines()[0].decode()
+    assert head == (
+        "id,prediction_0,prediction_1,predict_proba_0_no,predict_proba_0_yes,"
+        "predict_proba_1_a,predict_proba_1_b,predict_proba_1_c"
+    )
+    card = cards.version_card(ModelInfo("m", "1", "sklearn", signature))
+    assert [output.get("classes") for output in card["outputs"]] == [None, ["no", "yes"], ["a", "b", "c"]]
+
+
 @pytest.mark.parametrize(
     ("array", "expected"),
     [

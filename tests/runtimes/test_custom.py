@@ -142,6 +142,13 @@ def test_a_class_gets_rows_in_the_shape_it_asks_for(tmp_path: Path, hint: str, s
             "gave 9 values of 'predict' for 1 rows",
         ),
         ("def load(self, path): ...\n    def predict(self, rows): return 'x'", "one value per row"),
+        *[
+            (
+                f"def load(self, path): ...\n    def predict(self, rows): return {{'predict': [1], '{name}': [2]}}",
+                f"an output called '{name}'; call it otherwise: an answer has id, ids, model, version, classes, ",
+            )
+            for name in ("id", "ids", "model", "version", "classes", "predictions", "prediction")
+        ],
     ],
 )
 def test_a_class_that_breaks_the_contract_is_refused_at_load(tmp_path: Path, body: str, message: str) -> None:

@@ -120,6 +120,7 @@ def test_several_targets_have_one_probability_output_each(saved: Any) -> None:
         same(found["predict_proba_0"], first)
         same(found["predict_proba_1"], second)
         assert loaded.signature.native_outputs == ("predict", "predict_proba_0", "predict_proba_1")
+        assert [output.classes for output in loaded.signature.outputs] == [None, (0, 1, 2), (0, 1)]
 
 
 def test_a_chain_of_classifiers_answers_one_matrix_of_probabilities(saved: Any) -> None:

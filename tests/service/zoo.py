@@ -121,6 +121,7 @@ def _several(folder: Path) -> Animal:
     first, second = (proba.tolist() for proba in model.predict_proba(WINE.head(ROWS)))
     expected = {
         "predictions": model.predict(WINE.head(ROWS)).tolist(), "predict_proba_0": first, "predict_proba_1": second,
+        "classes": {"predict_proba_0": [0, 1, 2], "predict_proba_1": [0, 1]},
     }  # fmt: skip
     return Animal("several", path, records_of(WINE), expected)
 

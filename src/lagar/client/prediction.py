@@ -33,7 +33,8 @@ class Prediction:
         self.predictions: list[Any] = ours.get("predictions", [])
         self.probabilities: list[Any] | None = ours.get("probabilities")
         """For classifiers: one list per row, in the order of `classes`."""
-        self.classes: list[Any] | None = ours.get("classes")
+        self.classes: list[Any] | dict[str, list[Any]] | None = ours.get("classes")
+        """Class names; by output where there are several targets."""
         self.outputs: dict[str, list[Any]] = {name: value for name, value in ours.items() if name not in _OWN}
         """Further outputs, by name."""
 
@@ -57,10 +58,13 @@ class Prediction:
         columns: dict[str, list[Any]] = {}
         if self.predictions:
             _spread(columns, "prediction", self.predictions, None)
+        several = self.classes if isinstance(self.classes, dict) else {}
         if self.probabilities is not None:
-            _spread(columns, "probability", self.probabilities, self.classes)
+            _spread(
+                columns, "probability", self.probabilities, self.classes if isinstance(self.classes, list) else None
+            )
         for name, values in self.outputs.items():
-            _spread(columns, name, values, None)
+            _spread(columns, name, values, several.get(name))
         return pd.DataFrame(columns, index=pd.Index(self.ids, name="id"))
 
 

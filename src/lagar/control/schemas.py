@@ -238,6 +238,14 @@ def answer_schema(info: ModelInfo) -> Schema:
             "description": "Class names in the order of each row of probabilities.",
         }
         required.append("classes")
+    several = {output.name: list(output.classes) for output in info.signature.outputs if output.classes is not None}
+    if several:
+        properties["classes"] = {
+            "const": several,
+            "examples": [several],
+            "description": "By output: class names in the order of each row of its probabilities.",
+        }
+        required.append("classes")
     title = f"Answer of {info.name} {info.version}"
     return {"type": "object", "title": title, "properties": properties, "required": required}
 

@@ -10,7 +10,7 @@ import orjson
 
 from lagar.protocols.base import DeploymentView
 from lagar.registry.model import ModelInfo
-from lagar.registry.signature import Field
+from lagar.registry.signature import Field, Output
 
 UnloadedVersion = tuple[str, bool]
 """A version that has a share of the traffic, and whether it is the one with most of it."""
@@ -57,10 +57,7 @@ def version_card(info: ModelInfo) -> dict[str, Any]:
         "kind": info.kind,
         "task": signature.task,
         "inputs": None if signature.fields is None else [_input_card(field) for field in signature.fields],
-        "outputs": [
-            {"name": output.name, "datatype": output.datatype, "shape": list(output.shape), "meaning": output.meaning}
-            for output in signature.outputs
-        ],
+        "outputs": [_output_card(output) for output in signature.outputs],
         "classes": None if signature.classes is None else list(signature.classes),
         "extra_fields": signature.extra_fields,
         "origin": signature.origin,
@@ -78,6 +75,13 @@ def version_card(info: ModelInfo) -> dict[str, Any]:
 def _input_card(field: Field) -> dict[str, Any]:
     card: dict[str, Any] = msgspec.to_builtins(field)
     return {"type": field.type, **card}
+
+
+def _output_card(output: Output) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "name": output.name, "datatype": output.datatype, "shape": list(output.shape), "meaning": output.meaning,
+    }  # fmt: skip
+    return card if output.classes is None else card | {"classes": list(output.classes)}
 
 
 def model_card(name: str, infos: Sequence[ModelInfo], unloaded: Sequence[UnloadedVersion] = ()) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class NativeAdapter:
     __slots__ = (
         "_bodies",
         "_classes",
+        "_end",
         "_head",
         "_id_templates",
         "_keys",
@@ -108,6 +109,12 @@ class NativeAdapter:
         self._head = orjson.dumps(head)[:-1] + b',"id":'
         self._keys = {name: orjson.dumps(_ANSWER_NAMES.get(name, name)) for name in self._outputs}
         self._classes = b"" if signature.classes is None else b',"classes":' + orjson.dumps(list(signature.classes))
+        several = {
+            output.name: list(output.classes)
+            for output in signature.outputs
+            if output.classes is not None and output.name in self._outputs
+        }
+        self._end = b',"classes":%b}' % orjson.dumps(several) if several else b"}"
         self._id_templates: dict[int, bytes] = {1: b'"\x00:0"]'}
 
     # Decoding.
@@ -231,7 +238,7 @@ class NativeAdapter:
             parts += (b",", self._keys[name], b":", output_json(outputs[name], name))
             if name == "predict_proba":
                 parts.append(self._classes)
-        parts.append(b"}")
+        parts.append(self._end)
         return b"".join(parts), JSON, b""
 
     def _ids(self, request: InferRequest, quoted_id: bytes) -> bytes:
@@ -257,9 +264,10 @@ class NativeAdapter:
                 columns[title] = _cells(array, name)
                 continue
             flat = array.reshape(len(array), -1)
-            classes = self._signature.classes
             labels: Sequence[Any] = range(flat.shape[1])
-            if name == "predict_proba" and classes is not None and len(classes) == flat.shape[1]:
+            output = self._signature.output(name)
+            classes = self._signature.classes if name == "predict_proba" or output is None else output.classes
+            if classes is not None and len(classes) == flat.shape[1]:
                 labels = classes
             for place, label in enumerate(labels):
                 columns[f"{title}_{label}"] = _cells(flat[:, place], name)

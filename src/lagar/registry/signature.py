@@ -55,6 +55,8 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     shape: tuple[int, ...] = ()
     meaning: str = ""
     """One sentence for the docs page."""
+    classes: tuple[Scalar, ...] | None = None
+    """Class names in the order of its columns, for the probabilities of one target of several."""
     content_type: str = ""
     """How V2 writes it when a request does not say."""
 

@@ -25,6 +25,8 @@ class Head(ABC):
     """All outputs, the first is the default."""
     native: tuple[str, ...] = ("predict",)
     classes: tuple[Scalar, ...] | None = None
+    target_classes: Mapping[str, tuple[Scalar, ...]] = MappingProxyType({})
+    """By output: the classes of each target, where there are several."""
     meanings: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
@@ -52,6 +54,7 @@ class Draft(msgspec.Struct):
     native: tuple[str, ...]
     named: bool = False
     classes: tuple[Scalar, ...] | None = None
+    target_classes: Mapping[str, tuple[Scalar, ...]] = MappingProxyType({})
     meanings: Mapping[str, str] = MappingProxyType({})
     origin: str = ""
     rows: list[dict[str, Any]] = []

@@ -390,6 +390,7 @@ def _outputs(draft: Draft, answer: Outputs) -> tuple[Output, ...]:
             datatype=_DATATYPES.get(answer[name].dtype.kind, "BYTES"),
             shape=tuple(int(size) for size in answer[name].shape[1:]),
             meaning=draft.meanings.get(name, ""),
+            classes=draft.target_classes.get(name),
         )
         for name in draft.outputs
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from lagar.types import Array, Outputs, Record, Rows
 
 _TYPES: dict[Any, FieldType] = {float: "float", int: "int", bool: "bool", str: "string"}
 Shape = Literal["records", "matrix", "frame"]
+RESERVED: Final = ("id", "ids", "model", "version", "classes")
+"""What no output may be called: the native answer has keys, and its tables a column, of these names."""
+_ALSO_RESERVED: Final = {"predict": ("predictions", "prediction"), "predict_proba": ("probabilities", "probability")}
+"""What an answer calls the output before the colon, so that no other may be called so beside it."""
 
 
 def open_source(source: ModelSource, threads: int) -> Opened:
@@ -132,6 +136,8 @@ class CustomPredictor:
     def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
         """The class's outputs; all of them when `outputs` is empty (the contract check asks so)."""
         found = outputs_of(self._where, self._model.predict(self._rows(rows)), rows.n)
+        if not outputs:
+            _refuse_reserved(self._where, found)
         missing = [name for name in outputs if name not in found]
         if missing:
             raise TypeError(f"{self._where}.predict gave {', '.join(found)} and not {', '.join(missing)}")
@@ -184,6 +190,18 @@ def outputs_of(where: str, result: Any, n: int) -> Outputs:
     if not found:
         raise TypeError(f"{where}.predict returned an empty dict")
     return found
+
+
+def _refuse_reserved(where: str, found: Outputs) -> None:
+    reserved = list(RESERVED)
+    for name, titles in _ALSO_RESERVED.items():
+        reserved += titles if name in found else ()
+    taken = [name for name in found if name in reserved]
+    if taken:
+        raise ValueError(
+            f"{where}.predict gave an output called {', '.join(map(repr, taken))}; call it otherwise: an answer has "
+            f"{', '.join(reserved)} of its own"
+        )
 
 
 def _python(column: Array) -> list[Any]:

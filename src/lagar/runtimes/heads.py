@@ -133,6 +133,7 @@ class MultiOutputHead(Head):
             f"predict_proba_{index}": f"target {index}: the probability of each of {list(classes)}"
             for index, classes in enumerate(self._classes)
         }
+        self.target_classes = {f"predict_proba_{index}": classes for index, classes in enumerate(self._classes)}
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         found: Outputs = {}

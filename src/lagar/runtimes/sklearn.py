@@ -71,6 +71,7 @@ def of_object(model: Any, source: ModelSource, threads: int) -> Opened:
         native=head.native,
         classes=head.classes,
         meanings=head.meanings,
+        target_classes=head.target_classes,
         origin=learned.origin,
     )
     chain = Chain(take, [transform_of(step) for step in steps], head)
