@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import xgboost
 from sklearn.datasets import load_wine
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from lagar.errors import LoadFailed, UnsafePickle, UnsupportedModel
 from runtimes.conftest import answers, load, same
@@ -74,12 +76,21 @@ def test_the_signature_types_and_optional_columns_become_fields(tmp_path: Path) 
 
     (tmp_path / "MLmodel").write_text(MLMODEL.format(flavour="sklearn"))
     x = np.arange(20.0).reshape(10, 2)
-    joblib.dump(LogisticRegression().fit(x, [0, 1] * 5), tmp_path / "model.pkl")
+    joblib.dump(make_pipeline(SimpleImputer(), LogisticRegression()).fit(x, [0, 1] * 5), tmp_path / "model.pkl")
     loaded = load(tmp_path)
     first, second = loaded.signature.fields
     assert (first.name, first.type, second.name, second.nullable) == ("a", "int", "b", True)
     assert "MLflow signature" in loaded.signature.origin
     assert any("1.0.0" in warning for warning in loaded.warnings)
+
+
+def test_an_optional_column_stays_required_where_the_model_takes_no_missing_values(tmp_path: Path) -> None:
+    model = LogisticRegression(max_iter=5000).fit(WINE.to_numpy(), KIND)
+    folder = save("sklearn", model, tmp_path / "wine", serialization_format="cloudpickle")
+    described = (folder / "MLmodel").read_text()
+    assert '"required": true' in described
+    (folder / "MLmodel").write_text(described.replace('"required": true', '"required": false'))
+    assert [(f.nullable, f.has_default) for f in load(folder).signature.fields or ()] == [(False, False)] * 4
 
 
 def test_a_folder_without_a_native_flavour_is_refused_by_name(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def _typed(field: Field, spec: dict[str, Any] | None) -> Field:
     if kind is not None and field.categories is None and field.type in {"float", "unknown"}:
         # Text where the model takes numbers is converted by nobody: the model's own type stays.
         changes["type"] = kind if field.type == "unknown" or kind != "string" else field.type
-    if spec.get("required") is False:
+    # What the model itself refuses stays refused: an optional column it cannot do without would fail at every call.
+    takes_none = field.nullable is not False or (field.categories is not None and field.unknown == "allow")
+    if spec.get("required") is False and takes_none:
         changes |= {"nullable": True, "has_default": True}
     if changes.get("type") == "int" and isinstance(field.example, float):
         changes["example"] = round(field.example)
