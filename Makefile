@@ -1,7 +1,7 @@
 # `make help` lists the targets. Python 3.11 or later with pip is all that has to be there.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all lint format lock bench families dist packages clean
+.PHONY: help env demo test test-all lint format lock bench families compatibility dist packages clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -46,6 +46,10 @@ lock: env ## resolve the locks again; UPGRADE=--upgrade takes newer versions
 	$(COMPILE) $(UPGRADE) --all-extras --group dev pyproject.toml -o requirements.lock
 	grep -o '^scikit-learn==[^ ]*' requirements.lock > .venv/constraints.txt
 	for peer in bench/peers/*.in; do $(COMPILE) $(UPGRADE) -c .venv/constraints.txt $$peer -o $${peer%.in}.lock; done
+	for judge in tests/judges/*.in; do $(COMPILE) $(UPGRADE) $$judge -o $${judge%.in}.lock; done
+
+compatibility: env ## write docs/compatibility.md from the table that the judges are held to
+	@PYTHONPATH=tests $(BIN)/python -m support.compatibility
 
 bench: env packages ## requests per second beside MLServer and FastAPI, as Markdown, V2 gRPC too
 	@$(BIN)/python bench/startup.py

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL
 
 from models import Workload
 
@@ -69,16 +70,8 @@ class Contender:
         """Make its environment from its lock, unless that lock is already installed."""
         if self.place == "lagar":
             return
-        home = self.bin.parent
-        stamp = home / ".lock"
-        if stamp.exists() and stamp.read_text() == self.lock.read_text():
-            return
-        uv = str(Path(sys.executable).parent / "uv")
-        if not home.exists():
-            subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(home)], check=True)
-        print(f"installing {self.lock.relative_to(ROOT)} into {home.relative_to(ROOT)}", file=sys.stderr)
-        subprocess.run([uv, "pip", "sync", "-q", "-p", str(home), "--require-hashes", str(self.lock)], check=True)
-        stamp.write_text(self.lock.read_text())
+        made = [sys.executable, str(ROOT / "scripts" / "locked.py"), str(self.lock)]
+        subprocess.run(made, check=True, stdout=DEVNULL)
 
 
 def _lagar(start: Start) -> list[str]:

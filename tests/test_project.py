@@ -20,7 +20,8 @@ from support.server import clean_env
 from support.wait import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "bench" / "peers").glob("*.lock"))]
+COMPARED = [ROOT / "requirements.lock", *sorted((ROOT / "bench" / "peers").glob("*.lock"))]
+LOCKS = [*COMPARED, *sorted((ROOT / "tests" / "judges").glob("*.lock"))]
 TARGETS = {"env", "demo", "test", "test-all", "lint", "bench", "dist", "clean", "help"}
 MAX_TRACKED_BYTES = 2_000_000
 DEMO = [sys.executable, str(ROOT / "scripts" / "demo.py")]
@@ -65,7 +66,7 @@ def test_the_lock_has_everything_that_the_project_asks_for() -> None:
 
 
 def test_all_locks_have_one_scikit_learn_so_that_the_bench_compares_servers() -> None:
-    assert len({locked(lock).get("scikit-learn") for lock in LOCKS}) == 1, "run `make lock`"
+    assert len({locked(lock).get("scikit-learn") for lock in COMPARED}) == 1, "run `make lock`"
 
 
 def test_no_tracked_file_names_a_package_index_or_a_place_on_one_machine() -> None:

@@ -1,23 +1,16 @@
-"""V2 REST over real HTTP: every model in every form of tensor, and the transcript of an MLServer 1.3.2."""
+"""V2 REST over real HTTP: every model in every form of tensor, and what is refused."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
-import joblib
 import numpy as np
 import pytest
-from sklearn.tree import DecisionTreeClassifier
 
 from service.conftest import NAMES, Zoo
 from service.zoo import WINE, Animal
-from support.examples import Examples, real_data
-from support.server import LagarServer
-from support.wait import eventually
 
 DATATYPES = {float: "FP64", int: "INT64", bool: "BOOL", str: "BYTES", type(None): "FP64"}
 
@@ -245,182 +238,6 @@ def test_unknown_models_versions_paths_and_methods(served: Zoo) -> None:
 
 def test_a_body_over_the_limit_is_413_in_the_shape_of_v2(served: Zoo) -> None:
     assert "limit" in refused(infer(served, "wine", b" " * 5_000_000), 413)
-
-
-# The transcript
-
-
-class Exchange(NamedTuple):
-    title: str
-    method: str
-    path: str
-    body: bytes
-    status: int
-    answer: str
-
-
-def transcript() -> list[Exchange]:
-    """The requests of the transcript, with what MLServer 1.3.2 answered."""
-    text = (real_data() / "expected" / "3-mlserver-1.3.2-rest-transcript.txt").read_text()
-    found = []
-    for part in text.split("\n### ")[1:]:
-        title, request, *rest = part.splitlines()
-        at = next(number for number, line in enumerate(rest) if line.startswith("-> "))
-        status = int(rest[at].split()[1])
-        method, path = request.split()
-        answer = rest[at + 1] if len(rest) > at + 1 else ""
-        found.append(Exchange(title, method, path, "\n".join(rest[:at]).encode(), status, answer))
-    return found
-
-
-VERSIONS = {"1.0": "v1.0.0", "1.1": "v1.0.1"}
-"""MLServer served the two versions as 1.0 and 1.1; the example names them after the tags of the book."""
-
-OURS: dict[str, tuple[int, str]] = {
-    # a failure of the model there; the shape is a column like any other here
-    "shape [3,1]": (200, "livro"),
-    # 500 with a traceback there; a caller's mistake is a 400 that says what is wrong
-    "shape lies [2] for 3 items": (400, "shape"),
-    "bad datatype": (400, "STRING"),
-    "empty data": (400, "no rows"),
-    "iris wrong features": (400, "[n,4]"),
-    "iris shape mismatch": (400, "shape"),
-    # 422 with pydantic's list there; one shape for all errors here
-    "inputs missing": (400, "inputs"),
-    "bad json": (400, "JSON"),
-    "missing datatype": (400, "datatype"),
-    # {"detail": …} there; one shape for all errors here
-    "GET infer": (405, "POST"),
-    # the words name a codec of theirs
-    "inputs []": (400, "inputs"),
-    # the words name a class of theirs, and `transform`, which this model does not have
-    "bad output name": (400, "(foo was received)"),
-    # the name and version of another product
-    "server metadata": (200, "lagar"),
-    # empty lists there; the signature is known here
-    "model metadata": (200, "BYTES"),
-    "model metadata 1.1": (200, "BYTES"),
-    # other names of versions
-    "repository index": (200, '"name":"iris-dtc","version":"1","state":"READY"'),
-    "repository index ready": (200, '"name":"iris-dtc","version":"1","state":"READY"'),
-    "index after unload": (200, '"name":"iris-dtc","version":"1","state":"UNAVAILABLE"'),
-    # what is unloaded is no model here, whichever version is asked for
-    "infer after unload": (404, "Model iris-dtc not found"),
-    # the paths of this server, in OpenAPI 3.1
-    "docs": (200, "openapi"),
-    # recorded from a model that was trained with another list of stop words: the last digits differ
-    "predict_proba": (200, "predict_proba"),
-}
-"""Where the answer is not MLServer's, with a word that it must have, and why."""
-
-NO_BODY = {
-    "unload",
-    "ready after unload",
-    "load",
-    "server live",
-    "server ready",
-    "model ready 1.0",
-    "model ready (no version)",
-}
-"""Empty answers there; ours say the same, readiness in JSON."""
-
-
-@pytest.fixture(scope="module")
-def products(examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """The two versions of the product classifier and the iris tree, as in the transcript."""
-    real_data()
-    examples.train("products", "real")
-    folder = tmp_path_factory.mktemp("transcript")
-    iris = folder / "iris-dtc"
-    (iris / "1").mkdir(parents=True)
-    joblib.dump(iris_tree(), iris / "1" / "model.joblib")
-    paths = [examples.folder("products", "real") / "models", iris]
-    env = {"LAGAR_NO_AUTH": "true"}  # else a load and an unload need a key
-    with (
-        LagarServer(*paths, home=folder / "home", env=env) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
-        yield client
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"))
-
-
-def iris_tree() -> DecisionTreeClassifier:
-    """A tree that splits as the shipped one does: fitted on the rows of its own leaves."""
-    data = json.loads((real_data() / "products" / "iris-dtc-export.json").read_text())
-    tree = data["tree"]
-    rng = np.random.default_rng(0)
-    rows = rng.uniform([4, 2, 1, 0], [8, 4.5, 7, 2.5], size=(4000, 4)).astype(np.float32)
-    labels = [leaf_class(tree, row) for row in rows]
-    return DecisionTreeClassifier(random_state=0).fit(rows, np.array(labels, dtype=np.int32))
-
-
-def leaf_class(tree: dict[str, list[Any]], row: Any) -> int:
-    node = 0
-    while tree["children_left"][node] != -1:
-        side = "children_left" if row[tree["feature"][node]] <= tree["threshold"][node] else "children_right"
-        node = tree[side][node]
-    return int(np.argmax(tree["value"][node]))
-
-
-def test_the_transcript_of_mlserver_is_answered_alike_but_for_the_listed_differences(products: httpx.Client) -> None:
-    replayed = 0
-    for exchange in transcript():
-        path = exchange.path
-        for theirs, ours in VERSIONS.items():
-            path = path.replace(f"classificador-produtos/versions/{theirs}", f"classificador-produtos/versions/{ours}")
-        path = path.replace("iris-dtc/versions/1.0", "iris-dtc/versions/1")
-        answer = products.request(exchange.method, path, content=exchange.body or None)
-        if exchange.title == "infer after unload":
-            answer = once_refused(products, path, exchange.body)
-        replayed += 1
-        if exchange.title in OURS:
-            status, word = OURS[exchange.title]
-            assert answer.status_code == status, (exchange.title, answer.text)
-            assert word in answer.text, (exchange.title, answer.text)
-            assert "Traceback" not in answer.text
-        elif exchange.title in NO_BODY:
-            assert answer.status_code == exchange.status, exchange.title
-        else:
-            assert answer.status_code == exchange.status, (exchange.title, answer.text)
-            assert comparable(answer.json()) == comparable(json.loads(exchange.answer)), exchange.title
-    assert replayed == 43
-    assert set(OURS) | NO_BODY <= {exchange.title for exchange in transcript()}
-
-
-def once_refused(client: httpx.Client, path: str, body: bytes) -> httpx.Response:
-    """The answer once every worker has heard of an unload."""
-    eventually(lambda: client.post(path, content=body).status_code == 404, 60, "404 of an unloaded model")
-    return client.post(path, content=body)
-
-
-def comparable(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what the versions' names and a random id make different."""
-    answer = dict(answer)
-    if answer.get("id") != "abc-1" and re.fullmatch(r"[0-9a-f]+(-[0-9a-f]+)+", answer.get("id", "")):
-        answer["id"] = "made"
-    if "model_version" in answer:
-        answer["model_version"] = {"1.0": "v1.0.0", "1.1": "v1.0.1", "1": "v1.0.0"}.get(
-            answer["model_version"], answer["model_version"]
-        )
-    if "error" in answer:
-        answer["error"] = str(answer["error"])
-    for output in answer.get("outputs", ()):
-        output["datatype"] = output["datatype"].replace("INT32", "INT64")
-    return answer
-
-
-def test_probabilities_of_the_transcript_agree_to_three_digits(products: httpx.Client) -> None:
-    exchange = next(exchange for exchange in transcript() if exchange.title == "predict_proba")
-    path = "/v2/models/classificador-produtos/versions/v1.0.1/infer"
-    ours = products.post(path, content=exchange.body).json()["outputs"]
-    theirs = json.loads(exchange.answer)["outputs"]
-    assert ours[0] == theirs[0]
-    assert (ours[1]["name"], ours[1]["shape"], ours[1]["datatype"]) == ("predict_proba", [1, 4], "FP64")
-    assert ours[1]["data"] == pytest.approx(theirs[1]["data"], abs=1e-3)
 
 
 def test_wine_answers_one_row_with_shape_one_one(served: Zoo) -> None:
