@@ -196,6 +196,11 @@ def test_catboost_categories_are_text_or_whole_numbers(tmp_path: Path) -> None:
     loaded = load(tmp_path / "words.cbm")
     same(answers(loaded, frame)["predict_proba"], model.predict_proba(frame))
     assert [field.type for field in loaded.signature.fields] == ["float", "unknown", "unknown", "unknown"]
+    rows = frame.head(3).to_dict("records")
+    rows[2]["floor"] = 1.5
+    with pytest.raises(InvalidInput, match=r"'floor' is 1\.5; it is categorical") as caught:
+        answers(loaded, rows)
+    assert (caught.value.field, caught.value.row) == ("floor", 2)
 
 
 def test_a_damaged_booster_file_is_one_clear_line(tmp_path: Path) -> None:

@@ -401,6 +401,55 @@ def test_the_users_cleaning_of_texts_may_come_before_the_vectorizer(tmp_path: An
     assert answers(loaded, [{"text": "GAME"}, {"text": "book"}])["predict"].tolist() == ["game", "book"]
 
 
+OWN_STEPS = """
+    import sys, joblib
+    sys.path.insert(0, sys.argv[1])
+    from cleaning import Clip, logs
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    rows, labels = load_iris(return_X_y=True)
+    model = make_pipeline(FunctionTransformer(logs), Clip(), LogisticRegression(max_iter=500)).fit(rows, labels)
+    joblib.dump((model, model.predict_proba(rows[::25]).tolist()), sys.argv[1] + "/both.joblib")
+    joblib.dump(model, sys.argv[1] + "/own.joblib")
+"""
+CLEANING = """
+    import numpy as np
+    from sklearn.base import BaseEstimator, TransformerMixin
+
+    def logs(rows):
+        return np.log1p(rows)
+
+    class Clip(TransformerMixin, BaseEstimator):
+        def fit(self, rows, labels=None):
+            self.highest_ = np.quantile(rows, 0.9, axis=0)
+            return self
+
+        def transform(self, rows):
+            return np.minimum(rows, self.highest_)
+"""
+
+
+def test_the_users_own_steps_over_numbers_are_given_numbers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+    import textwrap
+
+    import joblib
+    from sklearn.datasets import load_iris
+
+    (tmp_path / "cleaning.py").write_text(textwrap.dedent(CLEANING))
+    subprocess.run([sys.executable, "-c", textwrap.dedent(OWN_STEPS), tmp_path], check=True)
+    loaded = load(tmp_path / "own.joblib", code=[tmp_path / "cleaning.py"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _, expected = joblib.load(tmp_path / "both.joblib")
+    records = [dict(zip(loaded.signature.names, row, strict=True)) for row in load_iris().data[::25].tolist()]
+    found = answers(loaded, records)["predict_proba"]
+    assert found.tolist() == expected
+
+
 def test_the_quick_ways_are_taken_where_they_are_equal(saved: Any) -> None:
     forest = saved(make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=0)).fit(WINE, KIND))
     assert type(forest.predictor._transforms[0]).__name__ == "Scaler"

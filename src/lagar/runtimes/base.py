@@ -212,6 +212,20 @@ class ObjectInput:
         return x
 
 
+class LooseInput(ObjectInput):
+    """Columns → what `np.asarray` makes of the rows as they are sent: a float64 matrix if all values are numbers.
+
+    For pipelines that begin with the user's own code, which say nothing of what they were fitted on.
+    """
+
+    def __call__(self, rows: Rows) -> Any:
+        if rows.matrix is not None:
+            return rows.matrix
+        x = super().__call__(rows)
+        numbers = all(isinstance(value, (float, int, np.number, np.bool_)) for value in x.flat)
+        return x.astype(np.float64) if numbers else x
+
+
 class CodesInput:
     """Columns → a float64 matrix in which a categorical field is the index of its category, NaN when it has none."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lagar.errors import LoadFailed, UnsupportedModel
+from lagar.errors import InvalidInput, LoadFailed, UnsupportedModel
 from lagar.registry.model import ModelSource
 from lagar.registry.signature import Field, Scalar, Task
 from lagar.runtimes.base import Chain, Draft, Head, Input, MatrixInput, ObjectInput, Opened, one_per_row, plain, scalars
@@ -86,11 +86,20 @@ class MixedInput(ObjectInput):
     def __call__(self, rows: Rows) -> Any:
         x = super().__call__(rows)
         for index in self._words:
-            x[:, index] = [
-                int(value) if isinstance(value, (float, np.floating)) and value.is_integer() else value
-                for value in x[:, index]
-            ]
+            x[:, index] = [self._word(value, index, row) for row, value in enumerate(x[:, index])]
         return x
+
+    def _word(self, value: Any, index: int, row: int) -> Any:
+        if not isinstance(value, (float, np.floating)):
+            return value
+        if value.is_integer():
+            return int(value)
+        name = self._columns[index]
+        raise InvalidInput(
+            f"field {name!r} is {float(value)!r}; it is categorical, and CatBoost takes text or whole numbers there",
+            field=name,
+            row=row,
+        )
 
 
 class CatboostHead(Head):

@@ -15,6 +15,7 @@ from lagar.runtimes.base import (
     FrameInput,
     Head,
     Input,
+    LooseInput,
     MatrixInput,
     ObjectInput,
     Opened,
@@ -22,7 +23,7 @@ from lagar.runtimes.base import (
 )
 from lagar.runtimes.direct import Trees, transform_of
 from lagar.runtimes.heads import ClassifierHead, RegressorHead, head_of
-from lagar.runtimes.sklearn_signature import Learned, learn
+from lagar.runtimes.sklearn_signature import Learned, fitted_on_objects, learn
 from lagar.runtimes.vocabulary import RecordsInput
 
 _BOOSTERS = frozenset({"xgboost", "lightgbm", "catboost"})
@@ -70,8 +71,8 @@ def of_object(model: Any, source: ModelSource, threads: int) -> Opened:
         outputs=head.names,
         native=head.native,
         classes=head.classes,
-        meanings=head.meanings,
         target_classes=head.target_classes,
+        meanings=head.meanings,
         origin=learned.origin,
     )
     chain = Chain(take, [transform_of(step) for step in steps], head)
@@ -185,7 +186,9 @@ def _input(learned: Learned, steps: list[Any]) -> Input:
         return TextInput()
     if learned.form == "frame":
         return FrameInput(learned.frame_categories)
-    return ObjectInput() if learned.form == "object" else MatrixInput()
+    if learned.form == "object":
+        return ObjectInput() if any(map(fitted_on_objects, steps)) else LooseInput()
+    return MatrixInput()
 
 
 def _speed_up(head: Head) -> None:

@@ -313,7 +313,7 @@ def _learned(walk: _Walk, steps: list[Any], names: list[str] | None) -> Learned:
     if by_name:
         form: Form = "frame"
     else:
-        form = "matrix" if numeric and not _fitted_on_objects(steps[0]) else "object"
+        form = "matrix" if numeric and not fitted_on_objects(steps[0]) else "object"
     origin = (
         f"feature_names_in_ of {type(steps[0]).__name__}"
         if names is not None
@@ -473,7 +473,7 @@ def _as_kind(values: tuple[Scalar, ...], kind: str) -> tuple[Scalar, ...]:
     return tuple(int(value) for value in values if isinstance(value, (int, float))) if kind == "int" else values
 
 
-def _fitted_on_objects(step: Any) -> bool:
+def fitted_on_objects(step: Any) -> bool:
     """An encoder over an array of numbers keeps their dtype; one over objects wants objects again."""
     categories = getattr(step, "categories_", None) or ()
     return any(np.asarray(values).dtype == object for values in categories)
