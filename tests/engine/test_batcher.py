@@ -398,6 +398,28 @@ def test_one_request_larger_than_the_queue_is_taken_when_nothing_waits(run: Any)
     run(test)
 
 
+def test_a_full_queue_gives_the_places_of_those_who_hung_up_to_others(run: Any) -> None:
+    async def test(bench: Bench) -> None:
+        model = Doubler()
+        model.gate.clear()
+        deployment = bench.deploy(model, kind="custom", max_queue_rows=5)
+        running = bench.send(deployment, 1)
+        await reached(model.entered)
+        gone, waits, gone_too = bench.send(deployment, 2, 3), bench.send(deployment, 4), bench.send(deployment, 5, 6)
+        for call, _ in (gone, gone_too):
+            bench.batcher.left(call)
+        with pytest.raises(Overloaded):  # all who left would not make room enough: nobody is sent away for it
+            bench.send(deployment, 7, 8, 9, 10, 11)
+        assert not gone[0].done
+        later = bench.send(deployment, 7, 8)
+        assert isinstance((await answer(gone)).error, Overloaded)
+        model.gate.set()
+        answers = [values_of(await answer(one)) for one in (running, waits, gone_too, later)]
+        assert answers == [[2], [8], [10, 12], [14, 16]]
+
+    run(test)
+
+
 def test_a_closed_batcher_refuses(run: Any) -> None:
     async def test(bench: Bench) -> None:
         deployment = bench.deploy(Doubler())

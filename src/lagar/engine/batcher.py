@@ -42,7 +42,7 @@ class Call:
     """One admitted request on its way through the engine."""
 
     __slots__ = (
-        "deadline", "deployment", "done", "error", "n", "outputs", "prepare", "queued", "received", "request",
+        "deadline", "deployment", "done", "error", "left", "n", "outputs", "prepare", "queued", "received", "request",
         "result", "rows", "shape", "shaped", "sink",
     )  # fmt: skip
 
@@ -79,6 +79,8 @@ class Call:
         self.error: RequestError | None = None
         self.queued = False
         """Its rows count against the limit of its model's queue."""
+        self.left = False
+        """Its caller has ended its side of the connection: gone, or only waiting for the answer; nobody can tell."""
         self.done = False
         """Set when answered, cancelled or expired: whoever comes later leaves it alone."""
 
@@ -107,15 +109,10 @@ class Batcher:
         if self.closed:
             raise NotReady("the server is shutting down; send the request to another server", retry_after_s=1)
         held = deployment.waiting_rows
-        if held and held + call.n > deployment.max_queue_rows:
-            deployment.count_rejection("queue_full")
-            raise Overloaded(
-                f"the queue of model '{deployment.name}' is full ({held} rows wait, the limit is "
-                f"{deployment.max_queue_rows}); try again after the Retry-After time",
-                retry_after_s=max(1.0, deployment.cost.of(held)),
-            )
+        if held and held + call.n > deployment.max_queue_rows and not self._make_room(call):
+            raise _overloaded(deployment)
         deployment.waiting.append(call)
-        deployment.waiting_rows = held + call.n
+        deployment.waiting_rows += call.n
         call.queued = True
         if deployment.running:
             deployment.queue_gauge.set(deployment.waiting_rows)
@@ -130,6 +127,30 @@ class Batcher:
         """The caller is gone: a waiting call leaves the queue, a running one is finished for its neighbours only."""
         call.done = True
         _unqueue(call)
+
+    def left(self, call: Call) -> None:
+        """The caller has ended its side of the connection: where the queue is full, its place goes to another."""
+        call.left = call.deployment.has_left = True
+
+    def _make_room(self, call: Call) -> bool:
+        """Refuse waiting calls whose callers have left, the oldest first, if that lets this one in."""
+        deployment = call.deployment
+        if not deployment.has_left:  # a full queue is not walked through for every refusal
+            return False
+        gone = [other for other in deployment.waiting if other.left and not other.done]
+        needed = deployment.waiting_rows + call.n - deployment.max_queue_rows
+        deployment.has_left = bool(gone)
+        if sum(other.n for other in gone) < min(needed, deployment.waiting_rows):
+            return False
+        for other in gone:
+            if deployment.waiting_rows == 0 or deployment.waiting_rows + call.n <= deployment.max_queue_rows:
+                break
+            other.error = _overloaded(deployment)
+            other.done = True
+            _unqueue(other)
+            other.sink.answered(other)
+        _forget_done(deployment)
+        return True
 
     # -- one turn of the loop
 
@@ -294,6 +315,17 @@ class Batcher:
     def idle(self) -> bool:
         """True when nothing waits and nothing runs."""
         return not self._threads and not self._pending
+
+
+def _overloaded(deployment: Deployment) -> Overloaded:
+    """The refusal of a call for which the queue has no place; counted."""
+    deployment.count_rejection("queue_full")
+    held = deployment.waiting_rows
+    return Overloaded(
+        f"the queue of model '{deployment.name}' is full ({held} rows wait, the limit is "
+        f"{deployment.max_queue_rows}); try again after the Retry-After time",
+        retry_after_s=max(1.0, deployment.cost.of(held)),
+    )
 
 
 def _unqueue(call: Call) -> None:

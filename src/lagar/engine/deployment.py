@@ -62,6 +62,8 @@ class Deployment:
         self.max_queue_rows = max_queue_rows
         self.waiting: deque[Call] = deque()
         self.waiting_rows = 0
+        self.has_left = False
+        """Callers of some waiting calls may have ended their side of the connection (Call.left)."""
         self.used_at = time.perf_counter()
         """When it was loaded or called last."""
         self.apart = False

@@ -213,10 +213,12 @@ class Connection(asyncio.Protocol):
         self.server.forgotten(self)
 
     def eof_received(self) -> bool:
-        """The client will send no more; what it asked is still answered."""
+        """The client will send no more; what it asked is still answered, unless others need its place."""
         self._eof = True
         if self._state in (State.HEAD, State.BODY, State.LINGER):
             return False
+        if self._call is not None:
+            self.server.batcher.left(self._call)
         if self._exchange is not None:
             self._exchange.feed_eof()
         return not self.tls
