@@ -130,8 +130,12 @@ def test_a_timeout_parameter_beats_the_header() -> None:
     assert adapter.decode(ONE, "r-1", Envelope(timeout="3")).timeout_s == 3.0
     body = v2(tensor(WINE_ROW, [1, 13]), parameters={"timeout": 2_000_000})
     assert adapter.decode(body, "r-1", Envelope(timeout="3")).timeout_s == 2.0
-    with pytest.raises(InvalidInput, match="timeout"):
+    with pytest.raises(InvalidInput, match="number of seconds above 0"):
         adapter.decode(ONE, "r-1", Envelope(timeout="soon"))
+    for wrong in (2.5, "5", -1, True):
+        body = v2(tensor(WINE_ROW, [1, 13]), parameters={"timeout": wrong})
+        with pytest.raises(InvalidInput, match=r"whole number of microseconds .* the header 'timeout' takes seconds"):
+            adapter.decode(body, "r-1")
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,9 @@ def timeout_parameter(given: Any) -> float | None:
         return None
     if type(given) is not int or not 0 < given < 1 << 64:
         raise InvalidInput(
-            f"the parameter 'timeout' must be a whole number of microseconds, got {shown(given)}", field="timeout"
+            f"the parameter 'timeout' must be a whole number of microseconds (2000000 is 2 s), got {shown(given)}; the "
+            "header 'timeout' takes seconds",
+            field="timeout",
         )
     return given / 1e6
 
