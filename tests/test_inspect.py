@@ -10,9 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lagar.errors import SetupError, UnsupportedModel
+from lagar.intake.folder import _ALLOWED, FieldRule, LagarToml
 from lagar.intake.inspect import find_models
 from lagar.registry.versions import greatest, natural_key
 
@@ -237,6 +239,36 @@ def test_a_folder_of_several_files_wants_to_be_told_which(tmp_path: Path) -> Non
     put(tmp_path / "m" / "lagar.toml", b"")
     with pytest.raises(SetupError, match=r"holds 2 model files \(a.joblib, b.joblib\); name one in lagar.toml"):
         find_models([tmp_path / "m"])
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[fields."a b"]\nunknown = "ignore"', '[fields."a b"] unknown must be "refuse" or "allow", got "ignore"'),
+        ('[fields.a]\nrange = [0, "x"]', '[fields."a"] range must be two numbers, [min, max], where'),
+        ("[fields.a]\nrange = [1, 2, 3]", "got [1, 2, 3]"),
+        ('[fields.a]\ntype = "number"', 'type must be "float", "int", "bool" or "string", got "number"'),
+        ('[fields.a]\nnullable = "yes"', 'nullable must be true or false, got "yes"'),
+        ("[fields.a]\ncategories = [[1]]", "categories must be a list of texts, numbers, true and false, got [[1]]"),
+        ("[fields.a]\ndefault = 2026-01-01", 'default must be a text, a number, true or false, got "2026-01-01"'),
+        ("version = 2", 'version must be a text in quotes, such as "2", got 2'),
+        ('code = "lib"', 'code must be a list of texts, got "lib"'),
+        ('extra_fields = "allow"', 'extra_fields must be "ignore" or "refuse", got "allow"'),
+        ("fields = 1", 'fields must be a table: [fields."NAME"], got 1'),
+    ],
+)
+def test_a_wrong_value_in_lagar_toml_is_named_with_what_is_allowed(tmp_path: Path, toml: str, message: str) -> None:
+    put(tmp_path / "m" / "a.joblib")
+    put(tmp_path / "m" / "lagar.toml", toml.encode())
+    with pytest.raises(SetupError) as refused:
+        find_models([tmp_path / "m"])
+    assert message in refused.value.message
+    assert "$" not in refused.value.message
+
+
+def test_every_key_of_lagar_toml_has_words_for_what_it_takes() -> None:
+    keys = {field.encode_name for kind in (LagarToml, FieldRule) for field in msgspec.structs.fields(kind)}
+    assert keys == set(_ALLOWED)
 
 
 def test_lagar_toml_and_its_version_folder_must_agree(tmp_path: Path) -> None:

@@ -290,6 +290,33 @@ def test_what_a_class_prints_does_not_stand_between_the_data(tmp_path: Path) -> 
     assert all(word in done.stderr for word in ("loading", "predicting", "from C"))
 
 
+def test_what_handlers_print_is_never_on_stdout_and_their_sys_exit_says_a_word(wine: Trained, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "wine.joblib").write_bytes(wine.path.read_bytes())
+    (tmp_path / "m" / "lagar.toml").write_text("")
+    handlers = tmp_path / "m" / "handlers.py"
+    handlers.write_text("import sys\nprint('hello')\ndef preprocess(records):\n    return records\n")
+    rows = write(wine.rows.iloc[:2], tmp_path / "rows.csv")
+    done = run_lagar("predict", tmp_path / "m", rows, "-o", tmp_path / "out.json", home=tmp_path / "home")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "hello" in done.stderr
+    handlers.write_text(handlers.read_text() + "sys.exit(3)\n")
+    done = run_lagar("predict", tmp_path / "m", rows, home=tmp_path / "home")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "handlers.py does not import: SystemExit: 3" in done.stderr
+
+
+def test_the_file_of_rows_is_never_written_over(wine: Trained, tmp_path: Path) -> None:
+    rows = write(wine.rows.iloc[:2], tmp_path / "rows.csv")
+    before = rows.read_bytes()
+    (tmp_path / "link.csv").symlink_to(rows)
+    for name in ("rows.csv", "link.csv"):
+        done = run_lagar("predict", wine.path, rows, "-o", tmp_path / name, home=tmp_path / "home")
+        assert done.returncode == 1
+        assert f"{name} is the file of rows itself: give the answers another name" in done.stderr
+        assert rows.read_bytes() == before
+
+
 def test_the_command_ends_with_1_and_one_line_on_a_bad_row(wine: Trained, tmp_path: Path) -> None:
     frame = wine.rows.iloc[:5].astype(object)
     frame.iloc[3, 0] = "strong"

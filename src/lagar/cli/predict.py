@@ -80,6 +80,8 @@ def predict(
     and Parquet are scored in pieces, however large they are; with a wrong row nothing is written to OUT.
     """
     chosen = _format_of(output, "json" if as_json and format is None else format)
+    if output is not None and file != "-" and _is_same(Path(file), output):
+        raise SetupError(f"{output} is the file of rows itself: give the answers another name")
     source = Source(file)
     try:
         with Target(output) as target:  # before the model, which may take long to load
@@ -162,7 +164,7 @@ def _run(what: str, start: int, n: int, step: Callable[[], Any]) -> Any:
         return step()
     except RequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())[:500]
         raise ModelFailed(
             f"the {what} failed on rows {start} to {start + n - 1}: {type(error).__name__}: {text} "
@@ -230,6 +232,13 @@ def _load(path: Path, code: list[Path], example: Path | None, trust: bool) -> Lo
     for warning in loaded.warnings:
         say(warning)
     return loaded
+
+
+def _is_same(rows: Path, output: Path) -> bool:
+    try:
+        return output.samefile(rows)
+    except OSError:  # one of them is not there
+        return False
 
 
 def _format_of(output: Path | None, asked: str | None) -> Format:

@@ -19,7 +19,7 @@ from lagar.errors import SetupError
 class Target:
     """Where the bytes go: stdout, or a file beside its final name until `__exit__` without an error.
 
-    What anything else prints meanwhile, such as the user's own class, goes to stderr: it would stand between the data.
+    What anything else prints meanwhile, such as the user's own class, goes to stderr: stdout is for data alone.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -29,11 +29,7 @@ class Target:
         self.file: BinaryIO = sys.stdout.buffer
 
     def __enter__(self) -> Target:
-        if self._path is None:
-            self._stdout = os.dup(1)
-            os.dup2(2, 1)  # the descriptor, since libraries in C print past sys.stdout
-            self.file = os.fdopen(self._stdout, "wb", closefd=False)
-        else:
+        if self._path is not None:
             try:
                 if self._path.is_dir():
                     raise IsADirectoryError(21, "it is a folder")
@@ -41,16 +37,20 @@ class Target:
                 self.file = os.fdopen(descriptor, "wb")
             except OSError as error:
                 raise SetupError(f"{self._path} cannot be written: {error.strerror}") from None
+        self._stdout = os.dup(1)
+        os.dup2(2, 1)  # the descriptor, since libraries in C print past sys.stdout
+        if self._path is None:
+            self.file = os.fdopen(self._stdout, "wb", closefd=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            sys.stdout.flush()  # what was printed, while it still goes to stderr
+        finally:
+            os.dup2(self._stdout, 1)
         if self._path is None:
-            try:
-                sys.stdout.flush()  # what was printed, while it still goes to stderr
-            finally:
-                os.dup2(self._stdout, 1)
             if kind is None:
                 self.file.flush()
             return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -40,6 +41,27 @@ class LagarToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     fields: dict[str, FieldRule] = {}
 
 
+_TEXT: Final = "a text in quotes"
+_ALLOWED: Final = {
+    "name": _TEXT,
+    "version": f'{_TEXT}, such as "2"',
+    "model": _TEXT,
+    "class": f'{_TEXT}: "module:Class"',
+    "handlers": _TEXT,
+    "code": "a list of texts",
+    "example": _TEXT,
+    "extra_fields": '"ignore" or "refuse"',
+    "fields": 'a table: [fields."NAME"]',
+    "type": '"float", "int", "bool" or "string"',
+    "categories": "a list of texts, numbers, true and false",
+    "unknown": '"refuse" or "allow"',
+    "nullable": "true or false",
+    "range": "two numbers, [min, max], where -inf and inf are open ends",
+    "default": "a text, a number, true or false",
+}
+"""What each key of the file and of its [fields.NAME] takes, in words."""
+
+
 def read(folder: Path) -> LagarToml:
     """`folder/lagar.toml`; SetupError names the file, the key and the keys that exist."""
     path = folder / NAME
@@ -54,10 +76,9 @@ def read(folder: Path) -> LagarToml:
         if not isinstance(rule, dict):
             raise SetupError(f'{path}: fields.{name} must be a table, got {rule!r}; write [fields."{name}"]')
         _refuse_unknown(path, f'[fields."{name}"] ', rule, _keys(FieldRule))
-    try:
-        return msgspec.convert(raw, LagarToml)
-    except msgspec.ValidationError as error:
-        raise SetupError(f"{path}: {error}") from None
+        _refuse_wrong(path, f'[fields."{name}"] ', rule, FieldRule)
+    _refuse_wrong(path, "", raw, LagarToml)
+    return msgspec.convert(raw, LagarToml)
 
 
 def rules(content: LagarToml, path: Path) -> dict[str, dict[str, Any]]:
@@ -81,6 +102,19 @@ def rules(content: LagarToml, path: Path) -> dict[str, dict[str, Any]]:
 
 def _keys(struct: type[msgspec.Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(struct)]
+
+
+def _refuse_wrong(path: Path, where: str, table: dict[str, Any], struct: type[msgspec.Struct]) -> None:
+    for field in msgspec.structs.fields(struct):
+        key = field.encode_name
+        if key not in table:
+            continue
+        try:
+            msgspec.convert(table[key], field.type)
+        except msgspec.ValidationError:
+            seen = json.dumps(table[key], ensure_ascii=False, default=str)
+            seen = seen if len(seen) <= 60 else f"{seen[:60]}…"
+            raise SetupError(f"{path}: {where}{key} must be {_ALLOWED[key]}, got {seen}") from None
 
 
 def _refuse_unknown(path: Path, where: str, table: dict[str, Any], known: list[str]) -> None:

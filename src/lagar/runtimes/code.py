@@ -114,7 +114,7 @@ def import_module(name: str) -> ModuleType:
         raise MissingCode(
             f"{name}.py imports {error.name!r}, which is not installed: pip install {error.name}"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadFailed(f"{name}.py does not import: {type(error).__name__}: {error}") from error
 
 
@@ -165,7 +165,7 @@ def load_handlers(path: Path) -> UserHandlers:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's sys.exit would end the process without a word
         raise LoadFailed(f"{path} does not import: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))

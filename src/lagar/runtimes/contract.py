@@ -188,7 +188,7 @@ def _preprocessed(source: ModelSource, handlers: Handlers, records: Sequence[dic
         result = handlers.preprocess([dict(record) for record in records])
     except InvalidInput as error:
         raise LoadFailed(f"{source.handlers}: preprocess refused the example: {error.message}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadFailed(
             f"{source.handlers}: preprocess failed on the example: {type(error).__name__}: {error}"
         ) from error
@@ -363,7 +363,7 @@ def _predict(source: ModelSource, opened: Opened, rows: Rows, outputs: tuple[str
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             answer = opened.predictor.predict(rows, outputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         notes = f" ({'; '.join(opened.warnings)})" if opened.warnings else ""
         hint = "" if source.example else "; if the example is at fault, give one: --example FILE"
         raise LoadFailed(

@@ -39,7 +39,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     try:
         model = cls()
         model.load(source.path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadFailed(f"{where}.load({source.path!r}) failed: {type(error).__name__}: {error}") from error
     draft = Draft(
         fields=fields,
