@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def show(name: str, compiling: str) -> None:
-    """Start a server of that model some times, and print the medians; what it compiles, the first start has compiled."""
+    """Start a server of that model some times, and print the medians; the first start has compiled what is compiled."""
     with tempfile.TemporaryDirectory() as scratch:
         path = models.make(name, Path(scratch)).served
         home = Path(scratch) / "home"
