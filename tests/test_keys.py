@@ -116,6 +116,11 @@ def test_a_duration_that_does_not_read_is_refused(text: str) -> None:
         seconds(text)
 
 
+def test_a_duration_longer_than_dates_go_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"36500d, a hundred years, at most, got '99999999w'"):
+        seconds("99999999w")
+
+
 def test_the_command_prints_the_key_alone_on_stdout_and_never_again(tmp_path: Path) -> None:
     done = lagar("keys", "create", "--name", "web", "--scope", "infer", "--scope", "read", home=tmp_path)
     assert done.returncode == 0

@@ -395,6 +395,16 @@ def test_a_missing_name_in_the_users_code_is_named(features: types.ModuleType) -
         scan.load(data, code_modules=OWN)
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_code_that_does_not_import_is_told_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: bool
+) -> None:
+    (tmp_path / "own_failing.py").write_text("raise RuntimeError('no such table')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LoadFailed, match=r"from your module own_failing, which does not import: RuntimeError: no such"):
+        scan.load(b"cown_failing\nDouble\n.", code_modules=frozenset({"own_failing"}), trust=trust)
+
+
 def test_names_of_main_are_missing_code_until_given(features: types.ModuleType) -> None:
     data = pickle.dumps(features.double, protocol=2).replace(b"own_features", b"__main__")
     with pytest.raises(MissingCode, match=r"`double`.*__main__.*--code FILE"):

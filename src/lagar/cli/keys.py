@@ -16,6 +16,7 @@ from lagar.registry.secret import SCOPES
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONGEST_S = 36500 * 86400
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -90,7 +91,12 @@ def seconds(duration: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhdw])", duration.strip())
     if match is None or int(match[1]) == 0:
         raise SettingsError(f"--expires must be a number and a unit of s, m, h, d or w, like 90d, got {duration!r}")
-    return float(int(match[1]) * _UNITS_S[match[2]])
+    length_s = float(int(match[1]) * _UNITS_S[match[2]])
+    if length_s > _LONGEST_S:
+        raise SettingsError(
+            f"--expires may be 36500d, a hundred years, at most, got {duration!r}; leave it out for never"
+        )
+    return length_s
 
 
 def _facts(key: keys.Key) -> dict[str, Any]:

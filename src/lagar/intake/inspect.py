@@ -2,9 +2,9 @@
 
 `survey` lists the places where a version should be, by their names alone; `source_at` reads what lies at one.
 
-Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-VERSION/`, else the file's stem;
+Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-vVERSION/`, else the file's stem;
 a file called `model.*` takes the name of its folder when it was given with one (`wine/model.joblib` is `wine`), else it
-is `model`. Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-VERSION/`.
+is `model`. Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-vVERSION/`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from lagar.errors import SetupError, UnsafePickle, UnsupportedModel
 from lagar.intake import folder as lagar_toml
 from lagar.intake import mlmodel, mlserver, mlserver_server
+from lagar.intake.allowlist import EXTRAS
 from lagar.intake.sniff import MODEL_SUFFIXES, UNSUPPORTED_SUFFIXES, is_model_file, sniff, unsupported
 from lagar.registry.model import ModelSource
 from lagar.registry.versions import greatest, is_name, natural_key
@@ -26,6 +27,8 @@ from lagar.registry.versions import greatest, is_name, natural_key
 _VERSION_FOLDER = re.compile(r"[vV]?\d+([._-][A-Za-z0-9]+)*")
 _NAME_AND_VERSION = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*?)-(?P<version>[vV]\d+([._-][A-Za-z0-9]+)*)")
 _GENERIC_STEM = "model"
+_LIBRARIES = frozenset(EXTRAS) | {"cloudpickle", "mlflow", "mlserver", "onnx", "onnxruntime", "skops", "threadpoolctl"}
+"""What runtimes import: code of the user's in front of it would break them far from where it was given."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -93,7 +96,7 @@ def common_of(*, name: str | None, code: Iterable[Path], example: Path | None, t
         _check_name("--name", name)
     return Common(
         name=name,
-        code=tuple(str(_existing(path, "--code")) for path in code),
+        code=tuple(str(_importable(_existing(path, "--code"))) for path in code),
         example=str(_existing(example, "--example")) if example is not None else None,
         trust=trust,
     )
@@ -161,6 +164,17 @@ def _existing(path: Path, flag: str) -> Path:
     return path
 
 
+def _importable(path: Path) -> Path:
+    """A file of --code that a pickle can name; a folder may hold anything beside it."""
+    if path.suffix == ".py" and not path.stem.isidentifier():
+        raise SetupError(
+            f"--code {path}: no pickle can import a module of this name; call it as the training script imports it"
+        )
+    if path.suffix == ".py" and path.stem in _LIBRARIES:
+        raise SetupError(f"--code {path} would hide the library {path.stem!r}; give the file another name")
+    return path
+
+
 def places_at(path: Path, skipped: list[str]) -> list[Place]:
     """The places at or under one path; raises SetupError where there is none."""
     try:
@@ -172,6 +186,8 @@ def places_at(path: Path, skipped: list[str]) -> list[Place]:
             return [Place(path, name, given=True)]
     except PermissionError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}: {error.filename}") from None
+    if path.exists():
+        raise SetupError(f"{path} is a pipe, a socket or a device; a model is a file or a folder")
     raise SetupError(f"{path}: no such file or folder")
 
 

@@ -95,6 +95,13 @@ class Rules:
                 found = getattr(found, part) if self.trust else _nested(found, part)
         except (ModuleNotFoundError, AttributeError) as error:
             raise self._absent(module, name, top, error) from None
+        except (Exception, SystemExit) as error:
+            if not allowlist.own_code(module, self.code_modules):
+                raise
+            raise LoadFailed(
+                f"{self.source} wants {name} from your module {module}, which does not import: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         return found
 
     def _absent(self, module: str, name: str, top: str, error: Exception) -> LagarError:
