@@ -28,7 +28,7 @@ def serve(
         typer.Argument(
             metavar="PATH...",
             help="Model files, folders with a lagar.toml, MLflow folders, or folders of them, also as "
-            "s3://BUCKET/PREFIX; NAME/VERSION/ or NAME-VERSION/ inside gives versions, and the greatest answers.",
+            "s3://BUCKET/PREFIX; NAME/VERSION/ or NAME-vVERSION/ inside gives versions, and the greatest answers.",
             show_default=False,
             rich_help_panel=WHAT,
         ),

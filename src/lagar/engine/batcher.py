@@ -307,7 +307,11 @@ class Batcher:
 
     def _look_for_stuck(self, deployment: Deployment, now: float) -> None:
         if now - deployment.running_since >= self._stuck_after_s:
-            self._on_stuck(deployment)
+            if deployment.stuck_since != deployment.running_since:
+                deployment.stuck_since = (
+                    deployment.running_since
+                )  # told once, however often its deadlines are looked at
+                self._on_stuck(deployment)
         else:
             self._next_expiry = min(self._next_expiry, deployment.running_since + self._stuck_after_s)
 

@@ -75,6 +75,8 @@ class Deployment:
         self._emptied: asyncio.Event | None = None
         self.running: list[Call] = []
         self.running_since = 0.0
+        self.stuck_since = -1.0
+        """When the call was begun that was last told of as not returning."""
         self.check: Check | None = None
         """What puts rows to the original too, where a proved form answers."""
         self.unchecked = math.inf

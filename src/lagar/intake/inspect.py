@@ -2,9 +2,9 @@
 
 `survey` lists the places where a version should be, by their names alone; `source_at` reads what lies at one.
 
-Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-vVERSION/`, else the file's stem;
-a file called `model.*` takes the name of its folder when it was given with one (`wine/model.joblib` is `wine`), else it
-is `model`. Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-vVERSION/`.
+Names: `--name`, else `name` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-vVERSION/`, else the file's
+stem; a file called `model.*` takes the name of its folder when it was given with one (`wine/model.joblib` is `wine`),
+else it is `model`. Versions: `version` of lagar.toml, else the folder of `NAME/VERSION/` or `NAME-vVERSION/`.
 """
 
 from __future__ import annotations
