@@ -110,7 +110,7 @@ def test_a_bad_row_is_named_as_in_the_file_and_in_the_servers_words(churn: Train
     with pytest.raises(InvalidInput) as caught:
         run(loaded, file, output)
     assert (caught.value.field, caught.value.row) == ("contract", 77)
-    assert caught.value.message == server_says(loaded, frame)
+    assert f"{caught.value.message}; see GET /models/churn" == server_says(loaded, frame)
     assert 'got "row 3" in row 77' in caught.value.message
     assert output.read_text() == "what was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", file.name]

@@ -153,6 +153,8 @@ def _scored(
         shaped = _run("postprocess", start, request.n, lambda: handlers.postprocess(lists, records, request.single))
         return request, outputs, shaped
     except RequestError as error:
+        error.message = error.message.removesuffix(f"; see GET /models/{loaded.source.name}")  # there is no server
+        error.args = (error.message,)
         if start and error.row is not None:
             _renumber(error, start)
         raise
