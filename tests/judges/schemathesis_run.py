@@ -33,6 +33,8 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(context, value):
+    if isinstance(value, str):
+        return value.encode()
     rows = value if isinstance(value, list) else [value]
     return "\\n".join(json.dumps(row) for row in rows).encode()
 """

@@ -421,23 +421,25 @@ def _v1_paths(info: ModelInfo) -> dict[str, dict[str, Operation]]:
         paths[model] = {"get": ready | {"security": [], "responses": {"200": _object_answer("It can.")} | errors}}
     for base in bases:
         operation = _operation(info, base, "predict", f"V1 predictions of {_which(info, base)}")
-        content = {JSON: _instances(info)}
+        content = {JSON: _instances(info, "instances", "inputs")}
         paths[f"{base}:predict"] = {"post": operation | _predictions(content, "V2-")}
     return paths
 
 
 def _invocations(info: ModelInfo) -> Operation:
     operation = _operation(info, "", "invocations", f"MLflow's and SageMaker's predictions of {info.name}")
-    content: dict[str, Any] = {JSON: _instances(info), CSV: {"schema": {"type": "string"}}}
+    names = ("dataframe_split", "dataframe_records", "instances", "inputs")
+    content: dict[str, Any] = {JSON: _instances(info, *names), CSV: {"schema": {"type": "string"}}}
     content |= {kind: {"schema": {"contentMediaType": kind}} for kind in (PARQUET, ARROW)}
     if (example := schemas.csv_example(info)) and schemas.takes_records(info):
         content[CSV]["example"] = example
     return operation | _predictions(content, "MLflow-")
 
 
-def _instances(info: ModelInfo) -> dict[str, Any]:
-    names = ("instances", "inputs", "dataframe_split", "dataframe_records")
-    schema = {"type": "object", "description": f"Exactly one of {', '.join(names)}; the last two not in V1."}
+def _instances(info: ModelInfo, *names: str) -> dict[str, Any]:
+    """A body with exactly one of these members."""
+    one = [{"required": [name]} for name in names]
+    schema = {"type": "object", "description": f"Exactly one of {', '.join(names)}.", "oneOf": one}
     return {"schema": schema, "example": {"instances": schemas.example_items(info)}}
 
 
