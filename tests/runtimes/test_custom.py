@@ -105,6 +105,28 @@ def test_a_class_says_its_fields_by_types(tmp_path: Path) -> None:
     assert [output.name for output in loaded.signature.outputs] == ["price", "colour"]
 
 
+@pytest.mark.parametrize("head", ["", "from __future__ import annotations"])
+def test_a_key_that_is_not_required_may_be_left_out(tmp_path: Path, head: str) -> None:
+    code = f"""
+        {head}
+        from typing import NotRequired, TypedDict
+
+        class Row(TypedDict):
+            size: float
+            floor: NotRequired[int]
+            name: NotRequired[str | None]
+
+        class Model:
+            def load(self, path): ...
+
+            def predict(self, rows: list[Row]):
+                return [repr(sorted(row.items())) for row in rows]
+    """
+    loaded = load(folder(tmp_path / "typed", 'class = "sparse_model:Model"', sparse_model=code))
+    found = answers(loaded, [{"size": 2}, {"size": 2, "floor": 3, "name": "a"}])["predict"].tolist()
+    assert found == ["[('name', None), ('size', 2.0)]", "[('floor', 3), ('name', 'a'), ('size', 2.0)]"]
+
+
 @pytest.mark.parametrize(("hint", "seen"), [("np.ndarray", "ndarray"), ("pd.DataFrame", "DataFrame"), ("list", "list")])
 def test_a_class_gets_rows_in_the_shape_it_asks_for(tmp_path: Path, hint: str, seen: str) -> None:
     code = f"""
@@ -291,7 +313,7 @@ def test_lagar_toml_rules_the_fields(tmp_path: Path) -> None:
         ("[fields.alcohol]\nrange = [2, 1]", r"range is \[min, max\]"),
         ("[fields.alcohol]\nrange = [1, 2]\ndefault = 3", "breaks the field's own rules"),
         ("[fields.alcohol]\ntype = 'string'", "the model takes numbers"),
-        ("version = 1", "Expected `str | null`, got `int`"),
+        ("version = 1", "version must be a text in quotes"),
         ("model = 'gone.joblib'", "gone.joblib does not exist"),
         ("name = 'a b'", "a model's name has 1 to 100 of the characters"),
         ("= 3", "is not valid TOML"),

@@ -473,6 +473,19 @@ def test_a_dict_of_parts_is_refused_with_its_keys(saved: Any) -> None:
         saved({"model": GaussianNB().fit(WINE, KIND), "threshold": 0.5})
 
 
+def test_a_pickled_dataframe_is_no_transformer(saved: Any) -> None:
+    with pytest.raises(UnsupportedModel, match="the pickle holds a DataFrame, not a model"):
+        saved(WINE)
+
+
+def test_a_column_whose_gaps_are_filled_with_a_word_is_shown_with_a_word(saved: Any) -> None:
+    frame = pd.DataFrame({"city": ["a", "b", None, "a"], "age": [1.0, 2, 3, 4]})
+    fill = ColumnTransformer([("c", SimpleImputer(strategy="constant", fill_value="none"), ["city"])])
+    model = make_pipeline(fill, OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
+    city = saved(model.fit(frame[["city"]], [0, 1, 0, 1])).signature.fields[0]
+    assert (city.name, city.example, city.nullable) == ("city", "none", True)
+
+
 @pytest.mark.parametrize("suffix", [".joblib", ".pkl", ".pickle", ".bin"])
 @pytest.mark.parametrize("compress", [0, ("zlib", 3), ("gzip", 3), ("bz2", 3), ("xz", 1), ("lzma", 1)])
 def test_every_suffix_and_compression_is_opened(tmp_path: Any, suffix: str, compress: Any) -> None:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Final, Literal, get_args, get_origin
 
+import msgspec
 import numpy as np
 
 from lagar.errors import LoadFailed, MissingCode, SetupError
@@ -35,7 +36,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
         code.check_callable(f"{where}.{method}", _unbound(cls, method), 2, shape)
     if getattr(cls, "close", None) is not None:
         code.check_callable(f"{where}.close", _unbound(cls, "close"), 1, "close(self)")
-    shape, fields = _rows_shape(cls, where)
+    shape, fields, optional = _rows_shape(cls, where)
     try:
         model = cls()
         model.load(source.path)
@@ -51,7 +52,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
         origin=f"types of {where}.predict" if fields is not None else "",
         open_fields=True,
     )
-    return Opened(CustomPredictor(model, where, shape), draft, {})
+    return Opened(CustomPredictor(model, where, shape, optional), draft, {})
 
 
 def _class(source: ModelSource) -> type[Any]:
@@ -82,8 +83,11 @@ def _unbound(cls: type[Any], method: str) -> Callable[..., Any]:
     return getattr(cls, method)  # type: ignore[no-any-return]
 
 
-def _rows_shape(cls: type[Any], where: str) -> tuple[Shape, list[Field] | None]:
-    """What predict's parameter is annotated with: np.ndarray, pd.DataFrame, list[TypedDict] or anything else."""
+def _rows_shape(cls: type[Any], where: str) -> tuple[Shape, list[Field] | None, frozenset[str]]:
+    """What predict's parameter is annotated with: np.ndarray, pd.DataFrame, list[TypedDict] or anything else.
+
+    The names are those of the TypedDict's keys that are left out of a record rather than None.
+    """
     parameter = list(inspect.signature(cls.predict).parameters.values())[1]
     try:
         hint = typing.get_type_hints(cls.predict, include_extras=False).get(parameter.name)
@@ -91,13 +95,29 @@ def _rows_shape(cls: type[Any], where: str) -> tuple[Shape, list[Field] | None]:
         hint = parameter.annotation
     text = str(getattr(hint, "__name__", hint))
     if hint is np.ndarray or get_origin(hint) is np.ndarray or "NDArray" in str(hint):
-        return "matrix", None
+        return "matrix", None, frozenset()
     if text.rpartition(".")[2] == "DataFrame":
-        return "frame", None
+        return "frame", None, frozenset()
     row = get_args(hint)[0] if get_origin(hint) in {list, typing.Sequence} and get_args(hint) else None
     if isinstance(row, type) and typing.is_typeddict(row):
-        return "records", [_typed_field(where, name, kind) for name, kind in typing.get_type_hints(row).items()]
-    return "records", None
+        return "records", *_typed_fields(where, row)
+    return "records", None, frozenset()
+
+
+def _typed_fields(where: str, row: type[Any]) -> tuple[list[Field], frozenset[str]]:
+    """The fields of a TypedDict, and the NotRequired ones whose type has no None of its own."""
+    marks = {name: get_origin(hint) for name, hint in typing.get_type_hints(row, include_extras=True).items()}
+    optional = {
+        name
+        for name, mark in marks.items()  # in a module of postponed annotations the class itself cannot know the marks
+        if mark is typing.NotRequired or (name in row.__optional_keys__ and mark is not typing.Required)
+    }
+    fields = [_typed_field(where, name, kind) for name, kind in typing.get_type_hints(row).items()]
+    left_out = frozenset(field.name for field in fields if field.name in optional and not field.nullable)
+    return [
+        msgspec.structs.replace(field, nullable=True, has_default=True) if field.name in optional else field
+        for field in fields
+    ], left_out
 
 
 def _typed_field(where: str, name: str, hint: Any) -> Field:
@@ -124,10 +144,12 @@ def _typed_field(where: str, name: str, hint: Any) -> Field:
 class CustomPredictor:
     """Calls the user's predict with rows in the shape it asks for, and checks what comes back."""
 
-    def __init__(self, model: Any, where: str, shape: Shape) -> None:
+    def __init__(self, model: Any, where: str, shape: Shape, left_out: frozenset[str] = frozenset()) -> None:
         self._model = model
         self._where = where
         self._shape = shape
+        self._left_out = left_out
+        """Keys that a record has only where there is a value."""
         self._signature: Signature | None = None
 
     def bind(self, signature: Signature) -> None:
@@ -169,8 +191,16 @@ class CustomPredictor:
             names = names or tuple(f"x{index}" for index in range(rows.matrix.shape[1]))
             return [dict(zip(names, row, strict=True)) for row in rows.matrix.tolist()]
         assert rows.columns is not None
-        columns = [_python(rows.columns[name]) for name in names]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        assert self._signature is not None
+        whole = {field.name for field in self._signature.fields or () if field.type == "int"}
+        columns = [_python(rows.columns[name], name in whole) for name in names]
+        records = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        if not self._left_out:
+            return records
+        return [
+            {name: value for name, value in record.items() if value is not None or name not in self._left_out}
+            for record in records
+        ]
 
 
 def outputs_of(where: str, result: Any, n: int) -> Outputs:
@@ -204,11 +234,11 @@ def _refuse_reserved(where: str, found: Outputs) -> None:
         )
 
 
-def _python(column: Array) -> list[Any]:
-    """A column as Python values; NaN, which stands for null in numbers, as None."""
+def _python(column: Array, whole: bool = False) -> list[Any]:
+    """A column as Python values; NaN, which stands for null in numbers, as None, and beside it `whole` ones as int."""
     values = column.tolist()
     if column.dtype.kind == "f" and np.isnan(column).any():
-        return [None if value != value else value for value in values]
+        return [None if value != value else int(value) if whole else value for value in values]
     return values  # type: ignore[no-any-return]
 
 

@@ -27,6 +27,7 @@ from lagar.runtimes.sklearn_signature import Learned, fitted_on_objects, learn
 from lagar.runtimes.vocabulary import RecordsInput
 
 _BOOSTERS = frozenset({"xgboost", "lightgbm", "catboost"})
+_DATA = frozenset({"pandas", "polars", "numpy", "scipy"})
 
 
 def open_source(source: ModelSource, threads: int) -> Opened:
@@ -130,6 +131,8 @@ def _flat(model: Any, source: ModelSource) -> tuple[list[Any], Any]:
             raise UnsupportedModel(f"{source.path}: the Pipeline has no steps")
         before, final = _flat(steps[-1], source)
         return [*(piece for step in steps[:-1] for piece in _pieces(step, source)), *before], final
+    if root in _DATA:  # a DataFrame has a transform of its own
+        raise UnsupportedModel(_no_model(model, source))
     if not (hasattr(model, "predict") or hasattr(model, "transform") or hasattr(model, "fit_predict")):
         raise UnsupportedModel(_no_model(model, source))
     return [], model
@@ -158,6 +161,8 @@ def _flat_sequence(model: tuple[Any, ...] | list[Any], source: ModelSource) -> t
 def _no_model(model: Any, source: ModelSource) -> str:
     kind = type(model).__name__
     content = f" with the keys {', '.join(map(repr, list(model)[:8]))}" if isinstance(model, dict) else ""
+    if type(model).__module__.partition(".")[0] in _DATA:
+        return f"{source.path}: the pickle holds a {kind}, not a model; save the fitted model or Pipeline itself"
     return (
         f"{source.path}: the pickle holds a {kind}{content}, which has neither predict nor transform; "
         'save the fitted model or Pipeline itself, or wrap it in a class (lagar.toml: class = "module:Class")'

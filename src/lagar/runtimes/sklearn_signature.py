@@ -48,7 +48,7 @@ class _Column(msgspec.Struct):
     categories: tuple[Scalar, ...] | None = None
     allows_unknown: bool = False
     nullable: bool | None = None
-    typical: float | None = None
+    typical: float | str | None = None
     used: bool | None = None
     """False when every transformer that saw it dropped it: nobody has to send it."""
 
@@ -142,6 +142,8 @@ class _Walk:
             for index, value in zip(flow, statistics, strict=True):
                 if isinstance(value, (float, int, np.number)) and getattr(step, "strategy", "") in {"mean", "median"}:
                     self._set(index, kind="float")
+                elif isinstance(value, str):  # the column was of objects: an example at least must not be a number
+                    self._set(index, typical=value)
         same = aligned and not getattr(step, "add_indicator", False) and _width(step) == len(flow)
         return flow, same
 
