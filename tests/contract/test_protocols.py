@@ -48,6 +48,13 @@ def test_a_version_is_named_in_the_way_of_the_protocol(server: Server, named: Ca
     assert named.ask(server, "house", houses.records[:2], version="v2")["predict"] == houses.expected[:2]
 
 
+def test_what_is_no_input_of_a_model_is_passed_over_unless_its_rules_refuse_it(
+    server: Server, named: Caller, wine: Any
+) -> None:
+    records = [record | {"label": "a", "price": 2.5} for record in wine.records[:3]]
+    assert named.ask(server, "wine", records)["predict"] == wine.model.predict(wine.rows.head(3)).tolist()
+
+
 def total(server: Server, name: str, **labels: str) -> float:
     """What /metrics says of a metric, over all series with these labels."""
     found = 0.0
