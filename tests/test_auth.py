@@ -31,7 +31,7 @@ OPEN = [
 ]  # fmt: skip
 INFER = [
     "/predict", "/models/wine/predict", "/models/wine/versions/1/predict", "/v2/models/wine/infer",
-    "/v2/models/wine/versions/1/infer",
+    "/v2/models/wine/versions/1/infer", "/v1/models/wine:predict", "/invocations",
 ]  # fmt: skip
 READ = [
     "/", "/docs", "/openapi.json", "/metrics", "/models", "/models/wine", "/models/wine/versions/1", "/example",
@@ -41,7 +41,7 @@ READ = [
 ADMIN = [
     "/api/keys", "/api/models/wine/promote",
     "/anything", "/v2/repository/index", "/v2/health", "/v2/health/a/b", "/healthz2",
-    "/models/wine/versions/1/predict/x", "/static", "/metrics/x", "/v1/models/wine:predict", "/admin", "*", "",
+    "/models/wine/versions/1/predict/x", "/static", "/metrics/x", "/v1/models/wine:explain", "/admin", "*", "",
 ]  # fmt: skip
 
 
