@@ -273,6 +273,16 @@ def test_a_bad_value_in_arrow_names_field_and_row(column: str, values: Any, row:
         assert (caught.value.field, caught.value.row) == (column, row)
 
 
+def test_a_number_in_csv_beyond_a_float_is_said_to_be_that() -> None:
+    cells = dict.fromkeys(WINE_NAMES, "1") | {WINE_NAMES[2]: "1e999"}
+    body = f"{','.join(cells)}\n{','.join(cells.values())}\n".encode()
+    with pytest.raises(
+        InvalidInput, match=r"must be a finite number, and is infinite or beyond 1\.8e308 in row 0"
+    ) as caught:
+        NativeAdapter(view("wine")).decode(body, "r-1", Envelope(content_type="text/csv"))
+    assert (caught.value.field, caught.value.row) == (WINE_NAMES[2], 0)
+
+
 def test_a_compressed_stream_is_measured_before_it_is_unpacked() -> None:
     table = pa.table({name: np.zeros(50_000) for name in WINE_NAMES})
     sink = io.BytesIO()

@@ -347,7 +347,7 @@ class Plan:
             self._refuse(rule, f"must be {_WANTED[kind]}", value, row)
         if isinstance(value, float):
             if math.isinf(value):
-                self._refuse(rule, "must be a finite number", str(value), row)
+                self._refuse(rule, "must be a finite number, and is infinite or beyond 1.8e308", None, row)
             if kind == "int":
                 if not value.is_integer():
                     self._refuse(rule, f"must be {_WANTED[kind]}", value, row)
