@@ -41,7 +41,7 @@ READ = [
 ADMIN = [
     "/api/keys", "/api/models/wine/promote",
     "/anything", "/v2/repository/index", "/v2/health", "/v2/health/a/b", "/healthz2",
-    "/models/wine/versions/1/predict/x", "/static", "/metrics/x", "/v1/models/wine:explain", "/admin", "*", "",
+    "/models/wine/versions/1/predict/x", "/static", "/metrics/x", "/v1/models/wine/explain", "/admin", "*", "",
 ]  # fmt: skip
 
 
