@@ -242,6 +242,7 @@ def test_everything_works_below_a_root_path_behind_a_proxy(browser: Browser, bel
 
 def test_the_api_page_tries_a_prediction_without_another_origin(browser: Browser, served: Any) -> None:
     browser.open(served.url + "/docs")
+    browser.press("#operations-tag-wine")
     browser.press("[id='operations-wine-predict_models_wine'] .opblock-summary-control")
     browser.press("[id='operations-wine-predict_models_wine'] .execute")
     status = browser.text("[id='operations-wine-predict_models_wine'] .live-responses-table tbody .response-col_status")

@@ -14,6 +14,8 @@ import pytest
 from support.examples import KINDS, Examples, answer, real_data, refusal
 from support.server import LagarServer
 
+pytestmark = pytest.mark.slow  # trains the tutorial's model and serves it, on generated data and on the real
+
 real_only = pytest.mark.parametrize("churn", ["real"], indirect=True, scope="module")
 """The recorded answers belong to the model of the real data."""
 

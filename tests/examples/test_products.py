@@ -14,6 +14,8 @@ import pytest
 from support.examples import KINDS, Examples, answer, post, real_data
 from support.server import LagarServer
 
+pytestmark = pytest.mark.slow  # trains the tutorial's model and serves it, on generated data and on the real
+
 NAME = "classificador-produtos"
 V1, V2 = "v1.0.0", "v1.0.1"
 CLASSES = ["brinquedo", "game", "livro", "maquiagem"]

@@ -15,6 +15,8 @@ from sklearn.pipeline import Pipeline
 from support.examples import KINDS, Examples, answer, post, real_data, refusal
 from support.server import LagarServer
 
+pytestmark = pytest.mark.slow  # trains the tutorial's model and serves it, on generated data and on the real
+
 BATCH_0 = [0, 0, 2, 0, 1, 0, 1, 2, 1, 2, 1, 1, 0, 2, 0, 1, 1, 1, 0, 1, 0, 1, 1, 2, 2, 2, 1, 1, 1, 0, 0, 1]
 BATCH_1 = [2, 1, 1, 0, 1, 0, 0, 1, 0, 0, 2, 1, 1, 1, 0, 1, 1, 1, 2, 2, 0, 1, 2, 2, 1, 1, 0, 1, 2, 2, 1, 2]
 

@@ -87,6 +87,7 @@ def server(tmp_path: Path) -> Iterator[LagarServer]:
         yield started
 
 
+@pytest.mark.slow  # workers come and go under load
 def test_no_request_is_lost_while_a_worker_comes_and_goes(server: LagarServer) -> None:
     assert len(server.workers()) == 1
     assert "workers: 1 (up to 2)" in server.stderr()
@@ -134,6 +135,7 @@ def held(tmp_path: Path, version: str) -> Path:
     return model
 
 
+@pytest.mark.slow  # workers come and go under load
 def test_a_version_goes_live_while_an_added_worker_still_loads_the_one_before(
     tmp_path: Path, start: Callable[..., LagarServer]
 ) -> None:

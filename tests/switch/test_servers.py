@@ -170,6 +170,7 @@ def test_serving_goes_on_while_the_catalog_is_away(
     assert set(loaded.report.versions) == {"1", "2"}
 
 
+@pytest.mark.slow  # as above, with SQLite
 def test_serving_goes_on_while_the_file_of_the_catalog_is_gone(
     home: Path, verbs: Local, start: Start, load: MakeLoad
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_file_that_changes_under_load_goes_live_without_a_lost_request(watched
         load.only(first)
 
 
+@pytest.mark.slow  # copies are waited for
 def test_a_copy_is_acted_on_when_it_is_whole(watched: Watched, wines: Wines) -> None:
     data = wines.files["2"].read_bytes()
     file = watched.folder / "slow.joblib"
@@ -108,6 +109,7 @@ def test_a_copy_is_acted_on_when_it_is_whole(watched: Watched, wines: Wines) -> 
     assert "slow.joblib is not served" not in watched.server.stderr()
 
 
+@pytest.mark.slow  # copies are waited for
 def test_a_model_whose_copy_goes_on_by_its_names_waits(watched: Watched) -> None:
     folder = scripted_model(watched.folder / "download")
     toml = folder / "lagar.toml"
@@ -119,6 +121,7 @@ def test_a_model_whose_copy_goes_on_by_its_names_waits(watched: Watched) -> None
     eventually(lambda: watched.live("download"), LONG_S, "the whole model")
 
 
+@pytest.mark.slow  # copies are waited for
 def test_folders_of_versions_come_and_go(watched: Watched, wines: Wines) -> None:
     for version, wine in (("v1.0.9", "1"), ("v1.0.10", "2")):
         put(wines.files[wine], watched.folder / f"red-{version}" / "model.joblib")

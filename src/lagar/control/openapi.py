@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import lagar
@@ -91,6 +91,9 @@ def openapi(state: ControlState, prefix: str) -> dict[str, Any]:
     return document
 
 
+_REFERENCE: Final = re.compile(r'"#/components/([^/"]+)/([^"]+)"')
+
+
 def v2_document(
     state: ControlState, prefix: str, model: str | None = None, version: str | None = None
 ) -> dict[str, Any]:
@@ -105,11 +108,23 @@ def v2_document(
         path: ways for path, ways in document["paths"].items() if path == base or path.startswith(f"{base}/")
     }
     used = json.dumps(document["paths"])
-    schemas_of_all = document["components"]["schemas"]
-    schemas_of_v2 = {name: one for name, one in schemas_of_all.items() if name == "Error" or name.startswith("V2")}
-    document["components"]["schemas"] = schemas_of_v2
     document["tags"] = [tag for tag in document["tags"] if json.dumps(tag["name"]) in used]
+    _drop_unused(document)
     return document
+
+
+def _drop_unused(document: dict[str, Any]) -> None:
+    """Leave the components that the paths lead to."""
+    components = document["components"]
+    found: set[tuple[str, str]] = set()
+    texts = [json.dumps(document["paths"])]
+    while texts:
+        for section, name in _REFERENCE.findall(texts.pop()):
+            if (section, name) not in found:
+                found.add((section, name))
+                texts.append(json.dumps(components[section][name]))
+    for section in components.keys() - {"securitySchemes"}:
+        components[section] = {name: one for name, one in components[section].items() if (section, name) in found}
 
 
 def native_bases(state: ControlState, info: ModelInfo) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import jinja2
@@ -29,6 +29,8 @@ from lagar.registry.signature import Field
 TABLE_ROWS = 300
 """Fields in the table of a signature; the rest is in the model's JSON."""
 SHOWN_CATEGORIES = 12
+LISTED_MODELS: Final = 3
+"""The API page of so many models shows every operation at once."""
 
 
 class Pages:
@@ -62,7 +64,9 @@ class Pages:
 
     def docs(self, state: ControlState, prefix: str, document: str = "/openapi.json") -> str:
         """The API page over one of the documents."""
-        return self._render("docs.html", state, prefix, document=prefix + document)
+        # Swagger UI draws the operations of a long document as they are scrolled to: its tags come first then
+        expansion = "list" if len(state.names) <= LISTED_MODELS else "none"
+        return self._render("docs.html", state, prefix, document=prefix + document, expansion=expansion)
 
     def _render(self, template: str, state: ControlState, prefix: str, **values: Any) -> str:
         def static(name: str) -> str:

@@ -12,7 +12,7 @@
     validatorUrl: null,
     deepLinking: true,
     displayRequestDuration: true,
-    docExpansion: "list",
+    docExpansion: place.dataset.expansion,
     defaultModelsExpandDepth: 0,
     defaultModelExpandDepth: 4,
     tryItOutEnabled: true,
