@@ -256,17 +256,17 @@ class StringCodec(InputCodec):
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **options: Any) -> ResponseOutput:
         del use_bytes
-        return ResponseOutput(
-            name=name,
-            datatype="BYTES",
-            shape=[len(payload), 1],
-            data=list(payload),
-            parameters=Parameters(content_type=cls.ContentType),
-        )
+        return _column(cls, name, list(payload))
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> list[str]:
         return [_text(element, request_input.name) for element in elements(request_input)]
+
+
+def _column(codec: type[InputCodec], name: str, texts: list[Any]) -> ResponseOutput:
+    """An output of one text a row."""
+    parameters = Parameters(content_type=codec.ContentType)
+    return ResponseOutput(name=name, datatype="BYTES", shape=[len(texts), 1], data=texts, parameters=parameters)
 
 
 def _text(value: Any, name: str) -> str:
@@ -290,14 +290,10 @@ class Base64Codec(InputCodec):
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **options: Any) -> ResponseOutput:
         del use_bytes
-        return ResponseOutput(
-            name=name,
-            datatype="BYTES",
-            shape=[len(payload), 1],
-            data=[
-                base64.b64encode(item if isinstance(item, bytes) else str(item).encode()).decode() for item in payload
-            ],
-            parameters=Parameters(content_type=cls.ContentType),
+        return _column(
+            cls,
+            name,
+            [base64.b64encode(item if isinstance(item, bytes) else str(item).encode()).decode() for item in payload],
         )
 
     @classmethod
@@ -322,13 +318,7 @@ class DatetimeCodec(InputCodec):
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **options: Any) -> ResponseOutput:
         del use_bytes
-        return ResponseOutput(
-            name=name,
-            datatype="BYTES",
-            shape=[len(payload), 1],
-            data=[item.isoformat() if isinstance(item, datetime) else str(item) for item in payload],
-            parameters=Parameters(content_type=cls.ContentType),
-        )
+        return _column(cls, name, [item.isoformat() if isinstance(item, datetime) else str(item) for item in payload])
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> list[datetime]:
