@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +114,8 @@ def test_what_a_served_path_answers_is_checked_too(tmp_path: Path) -> None:
             answer(server, value)
         same = 'lagar_shadow_rows_total{model="heat",result="same"'
         eventually(lambda: _sum(server, same) == 3, 120, "three rows that the original answers alike")
+        (host,) = [pid for pid, command in server.children().items() if "lagar.engine.hosting" in command]
+        assert os.getpriority(os.PRIO_PROCESS, host) > os.getpriority(os.PRIO_PROCESS, server.pid), "requests go first"
         assert _sum(server, "lagar_shadow_violations_total{") == 0
 
 

@@ -55,8 +55,9 @@ class HostedPredictor:
 
     `python` is the interpreter of another environment, None for this one. Without `hosts` the process is this one's
     own until it is closed. With `hosts`, the path of a server's `wire.HOSTS_SOCKET`, it is shared by all that ask for
-    the same source and interpreter, ended when it is idle, and started again by the next call. It is started here
-    unless `start` is False: then by the first call. Calls come from one thread at a time; `kill` from any.
+    the same source and interpreter, ended when it is idle, and started again by the next call; with `yields` the
+    processor is everybody else's first. It is started here unless `start` is False: then by the first call. Calls come
+    from one thread at a time; `kill` from any.
 
     Raises LoadFailed when the model cannot be loaded there.
     """
@@ -69,11 +70,12 @@ class HostedPredictor:
         python: str | None = None,
         hosts: Path | None = None,
         start: bool = True,
+        yields: bool = False,
     ) -> None:
         self._source = source
         self._python = python
         self._reach: _Own | _Shared = (
-            _Own(source, threads, python) if hosts is None else _Shared(source, threads, python, hosts)
+            _Own(source, threads, python) if hosts is None else _Shared(Want(source, python, threads, yields), hosts)
         )
         self._socket: socket.socket | None = None
         self._closed = False
@@ -210,8 +212,8 @@ class _Own:
 class _Shared:
     """A process of the whole server; the supervisor starts it and reaps it."""
 
-    def __init__(self, source: ModelSource, threads: int, python: str | None, hosts: Path) -> None:
-        self._want = Want(source, python, threads)
+    def __init__(self, want: Want, hosts: Path) -> None:
+        self._want = want
         self._hosts = hosts
         self.pid = 0
 

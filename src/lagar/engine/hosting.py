@@ -33,6 +33,8 @@ ALONE_S: Final = 10.0
 _PEER_S: Final = 30.0
 """A worker that stands still in the middle of a message keeps the others waiting for at most so long."""
 _PR_SET_PDEATHSIG: Final = 1
+YIELDING: Final = 10
+"""The nice value of a host that no request waits for: a tenth of a core that others want too."""
 
 
 class Host:
@@ -182,6 +184,8 @@ def run(parent: socket.socket, listener: socket.socket | None) -> None:
 
     boot = wire.receive(parent)
     assert isinstance(boot, Boot)
+    if boot.yields:
+        os.nice(YIELDING)  # in the server's own session: this is between it and the workers
     try:
         host = Host(runtimes.load(boot.source, threads=boot.threads), boot, parent)
     except LagarError as error:

@@ -32,6 +32,8 @@ class Boot(msgspec.Struct, tag="boot"):
     threads: int
     idle_s: float | None = None
     """A host on a listening socket ends itself when it is asked nothing for so long."""
+    yields: bool = False
+    """True: whatever else this machine computes goes first; for a host that no request waits for."""
 
 
 class Want(msgspec.Struct, tag="want"):
@@ -41,6 +43,8 @@ class Want(msgspec.Struct, tag="want"):
     python: str | None
     """The interpreter of its environment; None for Lagar's own."""
     threads: int
+    yields: bool = False
+    """As in Boot."""
 
 
 class Place(msgspec.Struct, tag="place"):

@@ -66,7 +66,7 @@ class Hosts:
     def _post(self, want: Want) -> HostPost:
         key = hashlib.sha256(wire.encode(want)).hexdigest()[:12]
         if key not in self._posts:
-            boot = Boot(want.source, want.threads, self._idle_s)
+            boot = Boot(want.source, want.threads, self._idle_s, want.yields)
             path = self._folder / f"host-{key}.sock"
             self._posts[key] = HostPost(path, boot, want.python, self._variables, self._log)
         return self._posts[key]

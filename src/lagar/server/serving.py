@@ -73,9 +73,13 @@ class Loader:
         return deployment
 
     def original(self, source: ModelSource) -> HostedPredictor:
-        """The original of a version that forms answer for, in a process for the whole server, not started yet."""
+        """The original of a version that forms answer for, in a process for the whole server, not started yet.
+
+        Unless a form leaves rows near a tie to it, it only checks, and its start takes nothing from the requests.
+        """
         alone = msgspec.structs.replace(source, forms=())
-        return HostedPredictor(alone, self._threads, hosts=self._hosts, start=False)
+        checks = not any(form.margin for form in source.forms)
+        return HostedPredictor(alone, self._threads, hosts=self._hosts, start=False, yields=checks)
 
     def _open(self, source: ModelSource, apart: bool) -> Deployment:
         """The deployment of a source; of its original where its forms do not load or do not give the golden rows."""
