@@ -16,31 +16,20 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+import load
 import models
 from contenders import CONTENDERS, Contender, Start
 from tables import markdown
 from tree import ServerTree, free_port
 
-SERVER_CORE, LOAD_CORE = 0, 1
 CASES = ("1x1", "1x32", "32x1", "32x32", "1000x1")
-_UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What wrk saw in one case of one round."""
-
-    rps: float
-    p50_ms: float
-    p99_ms: float
 
 
 def main() -> None:
@@ -109,9 +98,9 @@ def _measure_model(
                     _check_answers(contender, tree, url, workload, cases)
                     for case in cases:
                         rows, connections = map(int, case.split("x"))
-                        script = _wrk_script(work, workload.body(contender.kind, rows))
-                        figures.setdefault(case, []).append(asdict(_load(url, script, connections, options.seconds)))
-                    tree.check_core(SERVER_CORE)
+                        script = load.wrk_script(work, workload.body(contender.kind, rows))
+                        figures.setdefault(case, []).append(asdict(load.wrk(url, script, connections, options.seconds)))
+                    tree.check_core(load.SERVER_CORE)
                     figures.setdefault("ready_s", []).append(tree.ready_s)
                     figures.setdefault("pss_mb", []).append(tree.pss_mb())
     return results
@@ -131,7 +120,7 @@ def _running(
         "PATH": f"{contender.bin}:{os.environ['PATH']}",
     }
     url = f"http://127.0.0.1:{port}{contender.path}"
-    tree = ServerTree(command, environment, SERVER_CORE, folder / "log")
+    tree = ServerTree(command, environment, load.SERVER_CORE, folder / "log")
     try:
         tree.wait_for(url, workload.body(contender.kind, 1))
         yield tree, url
@@ -146,33 +135,6 @@ def _check_answers(
         wrong = workload.wrong(contender.kind, tree.post(url, workload.body(contender.kind, rows)), rows)
         if wrong:
             sys.exit(f"{contender.name} answers otherwise than {workload.name} itself: {wrong}")
-
-
-def _wrk_script(work: Path, body: bytes) -> Path:
-    payload, script = work / "body.json", work / "post.lua"
-    payload.write_bytes(body)
-    script.write_text(
-        f'local file = io.open("{payload}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n'
-        'wrk.headers["Content-Type"] = "application/json"\n'
-    )
-    return script
-
-
-def _load(url: str, script: Path, connections: int, seconds: int) -> Figure:
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "--threads", "1", "--connections", str(connections)]
-    command += ["--duration", f"{seconds}s", "--timeout", "30s", "--latency", "--script", str(script), url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        sys.exit(f"{url} failed under load:\n{said}")
-    rps = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    assert rps is not None, said
-    return Figure(float(rps[1]), _quantile_ms(said, 50), _quantile_ms(said, 99))
-
-
-def _quantile_ms(said: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", said, re.MULTILINE)
-    assert found is not None, said
-    return float(found[1]) * _UNITS_MS[found[2]]
 
 
 def _machine() -> dict[str, object]:
