@@ -27,9 +27,11 @@ def wrk_script(work: Path, body: bytes, headers: Mapping[str, str] = JSON) -> Pa
     """A script that has wrk post one body again and again."""
     payload, script = work / "body", work / "post.lua"
     payload.write_bytes(body)
-    lines = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
-    reading = f'local file = io.open("{payload}", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n'
-    script.write_text(reading + lines)
+    script.write_text(
+        f'local file = io.open("{payload}", "rb")\n'
+        'wrk.method = "POST"\nwrk.body = file:read("*a")\nfile:close()\n'
+        + "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
+    )
     return script
 
 
