@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import load
+import machine
 import models
 from contenders import CONTENDERS, Contender, Start
 from tables import markdown
@@ -49,7 +48,7 @@ def main() -> None:
     for contender in contenders:
         contender.install()
     results = {name: _measure_model(name, contenders, options) for name in options.models.split(",")}
-    report = {"machine": _machine(), "rounds": options.rounds, "seconds": options.seconds, "results": results}
+    report = {"machine": machine.facts(), "rounds": options.rounds, "seconds": options.seconds, "results": results}
     report["versions"] = {c.name: c.version_of(c.place) for c in contenders if c.place != "lagar"}
     report["scikit-learn"] = contenders[0].version_of("scikit-learn")
     if options.json:
@@ -135,18 +134,6 @@ def _check_answers(
         wrong = workload.wrong(contender.kind, tree.post(url, workload.body(contender.kind, rows)), rows)
         if wrong:
             sys.exit(f"{contender.name} answers otherwise than {workload.name} itself: {wrong}")
-
-
-def _machine() -> dict[str, object]:
-    """What a reader must know to judge the figures."""
-    cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {
-        "cpu": cpu[1] if cpu else platform.processor(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
 
 
 if __name__ == "__main__":

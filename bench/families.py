@@ -19,9 +19,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import machine
 from family_models import FAMILIES, Family
 
 SIZES = (1, 32, 1000)
@@ -49,7 +52,7 @@ def main() -> None:
         results.append(_in_a_process(family, options.rounds, options.core))
         if options.json:
             Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
-    table = markdown(results)
+    table = f"{_where()}\n\n{markdown(results)}"
     if options.write:
         _write(Path(options.write), table)
     else:
@@ -263,6 +266,14 @@ def _reason(result: dict[str, Any]) -> str:
     return str(result["words"]) or "; ".join(
         sorted({attempt["words"] for attempt in result["attempts"] if "not one of" not in attempt["words"]})
     )
+
+
+def _where() -> str:
+    """When, on what and with which libraries the figures were seen."""
+    here = machine.facts()
+    names = ("scikit-learn", "lightgbm", "xgboost", "catboost", "onnxruntime")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return f"{date.today()}, one core of: {here['cpu']}, Linux {here['kernel']}, Python {here['python']}; {versions}."
 
 
 def missed(results: list[dict[str, Any]]) -> list[str]:
