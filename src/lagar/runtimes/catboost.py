@@ -14,6 +14,8 @@ from lagar.types import Array, Outputs, Rows
 
 _CLASS_LOSSES = frozenset({"Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "Focal"})
 _MULTI_LABEL = frozenset({"MultiLogloss", "MultiCrossEntropy"})
+_EXACT = frozenset({str, int, bool})
+"""Types of a categorical feature that CatBoost hashes as they are."""
 
 
 def open_source(source: ModelSource, threads: int) -> Opened:
@@ -86,7 +88,9 @@ class MixedInput(ObjectInput):
     def __call__(self, rows: Rows) -> Any:
         x = super().__call__(rows)
         for index in self._words:
-            x[:, index] = [self._word(value, index, row) for row, value in enumerate(x[:, index])]
+            values = x[:, index].tolist()
+            if not _EXACT.issuperset(map(type, values)):
+                x[:, index] = [self._word(value, index, row) for row, value in enumerate(values)]
         return x
 
     def _word(self, value: Any, index: int, row: int) -> Any:
