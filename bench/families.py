@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -271,9 +271,12 @@ def _reason(result: dict[str, Any]) -> str:
 def _where() -> str:
     """When, on what and with which libraries the figures were seen."""
     here = machine.facts()
-    names = ("scikit-learn", "lightgbm", "xgboost", "catboost", "onnxruntime")
+    names = ("scikit-learn", "lightgbm", "xgboost-cpu", "catboost", "onnxruntime")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    return f"{date.today()}, one core of: {here['cpu']}, Linux {here['kernel']}, Python {here['python']}; {versions}."
+    return (
+        f"{datetime.now(UTC).date()}, one core of: {here['cpu']}, Linux {here['kernel']}, Python {here['python']}; "
+        f"{versions}."
+    )
 
 
 def missed(results: list[dict[str, Any]]) -> list[str]:
