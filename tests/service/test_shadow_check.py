@@ -108,8 +108,7 @@ def test_what_a_served_path_answers_is_checked_too(tmp_path: Path) -> None:
     with LagarServer(
         tmp_path / "heat.joblib", home=tmp_path / "home", workers=1, args=args, known_models=False
     ) as server:
-        served = httpx.get(f"{server.url}/models/heat", timeout=60).json()["versions"][0]["forms"]
-        assert [form["name"] for form in served] != ["original"]
+        assert _forms(server) not in ([], ["original"])
         for value in (1.0, 2.0, 100.0):
             answer(server, value)
         same = 'lagar_shadow_rows_total{model="heat",result="same"'
@@ -117,6 +116,16 @@ def test_what_a_served_path_answers_is_checked_too(tmp_path: Path) -> None:
         (host,) = [pid for pid, command in server.children().items() if "lagar.engine.hosting" in command]
         assert os.getpriority(os.PRIO_PROCESS, host) > os.getpriority(os.PRIO_PROCESS, server.pid), "requests go first"
         assert _sum(server, "lagar_shadow_violations_total{") == 0
+    with LagarServer(
+        tmp_path / "heat.joblib", home=tmp_path / "home", workers=1, args=["--compile", "off"], known_models=False
+    ) as server:
+        assert _forms(server) == [], "off is off for what was compiled before, too"
+        assert answer(server, 100.0) == 3.0
+
+
+def _forms(server: LagarServer) -> list[str]:
+    card = httpx.get(f"{server.url}/models/heat", timeout=60).json()["versions"][0]
+    return [form["name"] for form in card["forms"]]
 
 
 def _sum(server: LagarServer, start: str) -> float:

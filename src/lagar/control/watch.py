@@ -294,11 +294,13 @@ class Watcher:
             await self._go_over(left if path == next(iter(fresh)) else dict(self._good), {path: one})
 
     async def _compiled(self, admitted: list[Admitted]) -> list[Admitted]:
-        """With --compile wait, each in the forms that it is to serve in."""
+        """With --compile wait, each in the forms that it is to serve in; with off, as it was saved."""
+        if self._compiling == "off":  # what was compiled here before is not used either
+            return [_with(one, msgspec.structs.replace(one.source, forms=())) for one in admitted]
         if self._compiling != "wait":
             return admitted
         now = self._compiler.now
-        return [msgspec.structs.replace(one, source=await apart(partial(now, one.source))) for one in admitted]
+        return [_with(one, await apart(partial(now, one.source))) for one in admitted]
 
     async def _take_compiled(self) -> None:
         """Switch to what was compiled since the last look; what is new has its turn."""
@@ -308,7 +310,7 @@ class Watcher:
         if not done:
             return
         wanted = {
-            path: msgspec.structs.replace(one, source=done.get((one.source.name, one.source.version), one.source))
+            path: _with(one, done.get((one.source.name, one.source.version), one.source))
             for path, one in self._good.items()
         }
         why = await self._switch(wanted)
@@ -411,6 +413,10 @@ class Watcher:
 
 def _path(source: ModelSource) -> Path:
     return Path(source.folder or source.path)
+
+
+def _with(one: Admitted, source: ModelSource) -> Admitted:
+    return msgspec.structs.replace(one, source=source)
 
 
 def _served(source: ModelSource) -> Admitted:
