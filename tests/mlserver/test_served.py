@@ -13,6 +13,7 @@ import pytest
 
 from support.mlserver import SUM, custom, logistic, sklearn_model, tensor, write
 from support.server import LagarServer, lagar
+from support.wait import eventually
 
 PRICES = [{"name": "x", "datatype": "FP64", "shape": [-1, 2], "parameters": {"content_type": "np"}}]
 ANYWHERE = {"MLSERVER_HOST": "0.0.0.0", "LAGAR_GRPC_PORT": "0"}
@@ -38,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         inputs=PRICES,
         parameters={"version": "1.0"},
     )
+    custom(root / "models/edited", name="edited", parameters={"version": "1.0"})
     logistic(root / "models/broken")
     write(root / "models/broken", implementation="mlserver_huggingface.HuggingFaceRuntime")
     ports = {"metrics_port": free_port(), "grpc_port": free_port()}
@@ -47,7 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LagarServer]:
-    with LagarServer(folder, home=tmp_path_factory.mktemp("home"), workers=None) as running:
+    args = ("--no-auth", "--watch")
+    with LagarServer(folder, home=tmp_path_factory.mktemp("home"), workers=None, args=args) as running:
         yield running
 
 
@@ -91,6 +94,31 @@ def test_a_custom_runtime_has_its_place_on_every_page(server: LagarServer) -> No
     assert "takes whole V2 requests" in native.text
 
 
+def test_an_unloaded_model_answers_in_none_of_its_versions(server: LagarServer) -> None:
+    row, paths = tensor([[9.0, 10.0]]), ("iris", "iris/versions/v1.0.9", "iris/versions/v1.0.10")
+    for verb, status in (("unload", 404), ("load", 200)):
+        assert httpx.post(f"{server.url}/v2/repository/models/iris/{verb}", timeout=120).status_code == 200
+        eventually(
+            lambda status=status: {infer(server, path, row).status_code for path in paths} == {status},
+            60, f"{status} for every version after {verb}",
+        )  # fmt: skip
+
+
+def test_a_label_is_what_its_folder_holds_now(server: LagarServer, folder: Path) -> None:
+    asked = ("edited", "edited/versions/1.0")
+    first = [infer(server, path, tensor([[1, 2]])).json() for path in asked]
+    assert [answer["model_version"] for answer in first] == ["1.0", "1.0"]
+    (folder / "models/edited/runtime.py").write_text(SUM.replace("sum(axis=1)", "prod(axis=1)"))
+
+    def totals() -> list[float]:
+        return [infer(server, path, tensor([[1, 2]])).json()["outputs"][0]["data"][0] for path in asked]
+
+    eventually(lambda: totals() == [2.0, 2.0], 120, "the edited class under both of its paths")
+    answer = infer(server, asked[1], tensor([[1, 2]])).json()
+    assert answer["model_version"].startswith("1.0-"), "what a version is never changes"
+    assert httpx.get(f"{server.url}/v2/models/edited/versions/1.0/ready", timeout=60).status_code == 200
+
+
 def test_metrics_are_on_their_own_port_under_mlservers_names(server: LagarServer, folder: Path) -> None:
     infer(server, "sum", tensor([[1, 2]]))
     infer(server, "sum", tensor([1]), tensor([2]))
@@ -121,7 +149,7 @@ def test_another_host_wants_keys_or_the_word_that_none_are_wanted(folder: Path, 
 def test_a_folder_is_imported_as_versions(folder: Path, tmp_path: Path) -> None:
     done = lagar("import", "mlserver", folder, "--compile", "off", home=tmp_path / "home")
     assert done.returncode == 1, done.stderr
-    assert sorted(done.stdout.split()) == ["iris@v1.0.10", "iris@v1.0.9", "sum@1.0"]
+    assert sorted(done.stdout.split()) == ["edited@1.0", "iris@v1.0.10", "iris@v1.0.9", "sum@1.0"]
     assert "mlserver_huggingface" in done.stderr
     with LagarServer(home=tmp_path / "home") as server:
         row = tensor([[9.0, 10.0]])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from lagar.engine.deployment import Deployment
 from lagar.errors import NotFound
+from lagar.intake.mlserver import said_version
 
 _NAMES_SHOWN = 10
 
@@ -84,6 +85,13 @@ class Router:
     def get(self, name: str, version: str) -> Deployment | None:
         """A loaded version."""
         return self._versions.get(name, {}).get(version)
+
+    def said(self, name: str, label: str) -> str | None:
+        """The loaded version whose settings file calls it so, where the home gave the label to an older content."""
+        for deployment in self.versions(name):
+            if said_version(deployment.model.source.options) == label:
+                return deployment.version
+        return None
 
     def unloaded_of(self, name: str) -> list[tuple[str, bool]]:
         """Versions that share the traffic of a model and are not loaded, and whether each has most of it."""

@@ -136,6 +136,12 @@ def facts_of(options: dict[str, Any]) -> Facts | None:
     return None if found is None else msgspec.convert(found, Facts)
 
 
+def said_version(options: dict[str, Any]) -> str:
+    """The label that a settings file gives its model; "" for none, and for a source of another kind."""
+    found = options.get(OPTION)
+    return "" if found is None else str(found.get("version", ""))
+
+
 def is_folder(folder: Path) -> bool:
     """Whether MLServer would find a model in a folder."""
     return next(_settings_files(folder), None) is not None or _named_by_variables(folder)

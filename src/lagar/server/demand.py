@@ -70,6 +70,9 @@ class Demand:
             return router.pick(name)
         if router.get(name, ref) is not None or ref in router.answering(name):
             return ref
+        said = None if self._everything else router.said(name, ref)  # a server of paths answers with what they hold
+        if said is not None:
+            return said
         known = self._labels.get((name, ref))
         if known is not None:
             return known

@@ -25,6 +25,7 @@ import uvloop
 from lagar.engine.batcher import STUCK_DEADLINES, Batcher
 from lagar.engine.deployment import Deployment
 from lagar.errors import ChangedArtifact, LagarError
+from lagar.intake.mlserver import said_version
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
 from lagar.registry.model import ModelInfo, ModelSource
@@ -198,15 +199,20 @@ class Worker:
         return running is None or running.apart  # wanted by its label only, and so in a process of its own
 
     def _leaving(self, wanted: Prepare) -> set[Deployment]:
-        """What is loaded because it is live, and will not be."""
+        """What is loaded because it is live, and will not be; all of a model that is taken out of service."""
         stays, router = answering(wanted.live, wanted.weights), self.serving.router
-        return {
-            deployment
-            for deployment in router.deployments
-            if deployment.version in router.answering(deployment.name)
-            and (deployment.name, deployment.version) not in stays
-            and not self.stock.pins(deployment.model.source)
-        }
+        replaced = {(source.name, said_version(source.options)) for source in wanted.sources}
+
+        def leaves(deployment: Deployment) -> bool:
+            name, version = deployment.name, deployment.version
+            is_live = version in router.answering(name)
+            if name not in wanted.live and router.answering(name):
+                return True
+            if (name, version) in stays or not (is_live or (name, version) in replaced):
+                return False
+            return not self.stock.pins(deployment.model.source)
+
+        return {deployment for deployment in router.deployments if leaves(deployment)}
 
     # -- versions that come and go between two generations
 
