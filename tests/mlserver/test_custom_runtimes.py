@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from lagar import runtimes
 from lagar.engine.host import HostedPredictor
 from lagar.errors import InvalidInput, LagarError, LoadFailed, MissingCode, ModelFailed, NotReady, SetupError
 from lagar.intake import paths
+from lagar.intake.mlserver import facts_of
+from lagar.protocols import v2_metadata
 from lagar.protocols.base import Envelope
 from lagar.protocols.whole import WholeAdapter
 from lagar.protocols.whole_grpc import WholeGrpcAdapter
@@ -401,6 +404,58 @@ def test_grpc_carries_the_same_request_and_answer(opened: Any, raw: bool) -> Non
     assert np.frombuffer(blob, "<f4").tolist() == [3.0, 7.0]
 
 
+IMAGE = b"\xff\xd8\xff\xe0 no text"
+LENGTHS = """
+from mlserver import MLModel, types
+
+class Lengths(MLModel):
+    async def predict(self, payload):
+        (image,) = payload.inputs[0].data
+        assert type(image) is bytes
+        return types.InferenceResponse(model_name=self.name, outputs=[
+            types.ResponseOutput(name="n", shape=[1], datatype="INT64", data=[len(image)])])
+"""
+
+
+@pytest.mark.parametrize("sent", ["binary", "raw", "contents"])
+def test_a_class_gets_bytes_that_are_no_text_as_they_are(opened: Any, sent: str) -> None:
+    model = opened(LENGTHS, cls="Lengths")
+    if sent == "binary":
+        blob = struct.pack("<I", len(IMAGE)) + IMAGE
+        image = {"name": "x", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(blob)}}
+        text = json.dumps({"inputs": [image]}).encode()
+        request = WholeAdapter(Deployed(model)).decode(text + blob, "id", Envelope(header_length=str(len(text))))
+    else:
+        body = inference.request("m", ("x", "BYTES", [1], [IMAGE]), raw=sent == "raw").SerializeToString()
+        request = WholeGrpcAdapter(Deployed(model)).decode(body, "id")
+    assert request.rows is not None
+    answer = mlserver.answer_of(model.predictor.predict(request.rows, request.outputs)[mlserver.ANSWER][0], "m")
+    assert answer["outputs"][0]["data"] == [len(IMAGE)]
+
+
+def test_bf16_is_read_and_written(opened: Any) -> None:
+    code = """
+from mlserver import MLModel, types
+from mlserver.codecs import NumpyCodec
+
+class Halves(MLModel):
+    async def predict(self, payload):
+        halves = self.decode(payload.inputs[0], default_codec=NumpyCodec) / 2
+        return types.InferenceResponse(model_name=self.name, outputs=[
+            types.ResponseOutput(name="y", shape=[3], datatype="BF16", data=halves)])
+"""
+    model = opened(code, cls="Halves")
+    blob = (np.array([3.0, -0.5, 2.0**100], np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+    x = {"name": "x", "shape": [3], "datatype": "BF16", "parameters": {"binary_data_size": len(blob)}}
+    text = json.dumps({"inputs": [x], "parameters": {"binary_data_output": True}}).encode()
+    adapter = WholeAdapter(Deployed(model))
+    request = adapter.decode(text + blob, "id", Envelope(header_length=str(len(text))))
+    assert request.rows is not None
+    body, _, _ = adapter.encode(request, model.predictor.predict(request.rows, request.outputs))
+    halves = np.frombuffer(body[-6:], "<u2").astype(np.uint32) << 16
+    assert halves.view(np.float32).tolist() == [1.5, -0.25, 2.0**99]
+
+
 def test_objects_and_texts_go_over_grpc_as_bytes(opened: Any) -> None:
     code = """
 from mlserver import MLModel, types
@@ -448,6 +503,8 @@ def test_an_installed_mlserver_is_not_hidden_from_anybody_else(tmp_path: Path) -
 import sys
 sys.path.insert(0, {str(tmp_path / "site")!r})
 from lagar.intake import paths
+from lagar.intake.mlserver import facts_of
+from lagar.protocols import v2_metadata
 from lagar.registry.model import Asked
 from lagar.runtimes import mlserver
 (one,) = paths.find(Asked(paths=({str(tmp_path / "m")!r},))).found
@@ -457,3 +514,28 @@ assert not mlserver.hides_another(one.source)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+TOLD = """
+from mlserver import MLModel
+from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, Parameters
+
+
+class Told(MLModel):
+    async def load(self) -> bool:
+        text = Parameters(content_type="str")
+        self.inputs = [MetadataTensor(name="words", datatype="BYTES", shape=[-1, 3], parameters=text)]
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        return InferenceResponse(model_name=self.name, outputs=[])
+"""
+
+
+def test_metadata_is_what_the_class_says_once_it_is_loaded(opened: Any) -> None:
+    said = [{"name": "length", "datatype": "INT64", "shape": [-1]}]
+    model = opened(TOLD, cls="Told", outputs=said)
+    facts = facts_of(model.source.options)
+    metadata = json.loads(v2_metadata.model_metadata("m", ["1"], "mlserver", model.signature, facts))
+    words = {"name": "words", "datatype": "BYTES", "shape": [-1, 3], "parameters": {"content_type": "str"}}
+    assert (metadata["inputs"], metadata["outputs"]) == ([words], said)

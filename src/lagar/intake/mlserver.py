@@ -21,6 +21,7 @@ from lagar import settings
 from lagar.errors import SetupError, UnsupportedModel
 from lagar.intake.mlserver_fields import Fields, read_json, variables_of
 from lagar.registry.model import Kind
+from lagar.registry.signature import Tensor
 
 NAME: Final = "model-settings.json"
 OPTION: Final = "mlserver"
@@ -70,15 +71,6 @@ _ENVIRONMENT: Final = (
     "put its requirements.txt beside the model, and `lagar push --requirements` makes the environment from it: "
     "docs/environments.md"
 )
-
-
-class Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry of `inputs` or `outputs`."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    content_type: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):

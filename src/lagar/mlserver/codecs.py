@@ -32,6 +32,8 @@ _DTYPES = {
     **{f"FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+_DTYPES["BF16"] = "float32"
+"""numpy has none of its own; a float32 holds each of its values."""
 Codec = TypeVar("Codec", bound=type)
 
 

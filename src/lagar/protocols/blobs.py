@@ -68,8 +68,11 @@ def read(name: str, datatype: str, shape: Sequence[int], blob: Buffer) -> Array 
     return stored.astype(dtype.newbyteorder("="))
 
 
-def texts(name: str, blob: Buffer, count: int | None, *, per_row: int = 1) -> list[Any]:
-    """The elements of a BYTES input as text: `count` of them, None for as many as there are; raises InvalidInput."""
+def texts(name: str, blob: Buffer, count: int | None, *, per_row: int = 1, plain: bool = False) -> list[Any]:
+    """The elements of a BYTES input as text: `count` of them, None for as many as there are; raises InvalidInput.
+
+    `plain` ones are any bytes.
+    """
     found: list[Any] = []
     place, end = 0, len(blob)
     view = memoryview(blob)
@@ -85,7 +88,7 @@ def texts(name: str, blob: Buffer, count: int | None, *, per_row: int = 1) -> li
             )
         place = start + size
         try:
-            found.append(str(view[start:place], "utf-8"))
+            found.append(bytes(view[start:place]) if plain else str(view[start:place], "utf-8"))
         except UnicodeDecodeError as error:
             row = len(found) // max(1, per_row)
             raise InvalidInput(
@@ -99,6 +102,13 @@ def texts(name: str, blob: Buffer, count: int | None, *, per_row: int = 1) -> li
     return found
 
 
+def rounded(values: Array | Sequence[Any]) -> Array:
+    """Numbers as BF16, to the nearest, as whole numbers of 16 bits."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    nearest = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) >> 16
+    return np.where(np.isnan(bits.view(np.float32)), bits >> 16 | 0x40, nearest).astype("<u2")
+
+
 def write(datatype: str, values: Array | Sequence[Any]) -> bytes:
     """The blob of an output; a null among texts is an empty one, as BYTES has no word for it."""
     if datatype == "BYTES":
@@ -107,5 +117,7 @@ def write(datatype: str, values: Array | Sequence[Any]) -> bytes:
             text = b"" if value is None else value if isinstance(value, bytes) else str(value).encode()
             parts += (_LENGTH.pack(len(text)), text)
         return b"".join(parts)
+    if datatype == "BF16":
+        return rounded(values).tobytes()
     dtype = _DTYPES[datatype]
     return np.ascontiguousarray(values, dtype).tobytes()

@@ -116,10 +116,11 @@ def address(data: bytes) -> tuple[str, str]:
     return name, version
 
 
-def read(data: bytes, known: Known | None = None) -> dict[str, Any]:
+def read(data: bytes, known: Known | None = None, *, plain: bool = False) -> dict[str, Any]:
     """A ModelInferRequest in the members of a V2 JSON body; the data of numbers are arrays; raises InvalidInput.
 
-    `raw` says whether it had raw contents; `known` remembers descriptions from one message to the next.
+    `raw` says whether it had raw contents; `known` remembers descriptions from one message to the next; with `plain`
+    the elements of BYTES are bytes, text or not.
     """
     asked: dict[str, Any] = {}
     inputs: list[dict[str, Any]] = []
@@ -144,7 +145,7 @@ def read(data: bytes, known: Known | None = None) -> dict[str, Any]:
         asked["parameters"] = parameters
     if outputs:
         asked["outputs"] = outputs
-    _fill(inputs, raw, data)
+    _fill(inputs, raw, data, plain=plain)
     asked["inputs"] = inputs
     asked["raw"] = bool(raw)
     return asked
@@ -226,7 +227,7 @@ def _choice(data: bytes, at: int, stop: int) -> Any:
     return value
 
 
-def _fill(inputs: list[dict[str, Any]], raw: list[memoryview], data: bytes) -> None:
+def _fill(inputs: list[dict[str, Any]], raw: list[memoryview], data: bytes, *, plain: bool) -> None:
     """Give every input its data, from the raw contents if there are any, else from its own."""
     if raw and len(raw) != len(inputs):
         raise InvalidInput(
@@ -246,9 +247,18 @@ def _fill(inputs: list[dict[str, Any]], raw: list[memoryview], data: bytes) -> N
                 )
             blob = raw[position]
             texts = datatype == "BYTES"  # whose number is looked at where a JSON list is
-            tensor["data"] = blobs.texts(name, blob, None) if texts else blobs.read(name, datatype, shape, blob)
+            tensor["data"] = (
+                blobs.texts(name, blob, None, plain=plain) if texts else blobs.read(name, datatype, shape, blob)
+            )
+        elif plain and datatype == "BYTES":
+            tensor["data"] = _elements(data, *(own or (0, 0)))
         else:
             tensor["data"] = _contents(name, datatype, shape, data, *(own or (0, 0)))
+
+
+def _elements(data: bytes, at: int, stop: int) -> list[bytes]:
+    """The bytes_contents of an InferTensorContents as they are; raises InvalidInput."""
+    return [data[start:end] for tag, start, end in fields(data, at, stop) if tag == 8 << 3 | LENGTH]
 
 
 def _contents(name: str, datatype: str, shape: list[int], data: bytes, at: int, stop: int) -> Array | list[str]:

@@ -8,9 +8,9 @@ from typing import Any, Final
 import orjson
 
 from lagar import __version__
-from lagar.intake.mlserver import Facts, Tensor
+from lagar.intake.mlserver import Facts
 from lagar.protocols.v2_request import field_datatype
-from lagar.registry.signature import Output, Signature
+from lagar.registry.signature import Output, Signature, Tensor
 
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 """By the names of Triton's protocol extensions."""
@@ -39,10 +39,10 @@ def model_metadata(
 
     A model that names its fields, or takes other things than numbers, lists them as columns [-1,1]; any other takes a
     single matrix. Both kinds accept both forms where all fields are numbers.
-    What a settings file of MLServer says of them is told as it stands there.
+    What a settings file of MLServer says of them, or its class once it is loaded, is told as it stands there.
     """
-    inputs = [_as_said(tensor) for tensor in said.inputs] if said is not None else []
-    outputs = [_as_said(tensor) for tensor in said.outputs] if said is not None else []
+    inputs = [_as_said(tensor) for tensor in signature.told_inputs or (said.inputs if said is not None else ())]
+    outputs = [_as_said(tensor) for tensor in signature.told_outputs or (said.outputs if said is not None else ())]
     return orjson.dumps(
         {
             "name": name,

@@ -148,7 +148,7 @@ def _leaves(values: Any) -> Iterable[Any]:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    return orjson.dumps(value, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def _fill(inputs: Any, blob: memoryview) -> None:
@@ -169,8 +169,11 @@ def _fill(inputs: Any, blob: memoryview) -> None:
             )
         tensor["data"] = []
         _check_input(tensor, position)
-        values = blobs.read(str(name), tensor["datatype"], tensor["shape"], blob[place : place + size])
-        tensor["data"] = values.tolist() if isinstance(values, np.ndarray) else values
+        piece, datatype = blob[place : place + size], tensor["datatype"]
+        if datatype == "BYTES":  # any bytes: what they are is the model's affair
+            tensor["data"] = blobs.texts(str(name), piece, None, plain=True)
+        else:
+            tensor["data"] = np.asarray(blobs.read(str(name), datatype, tensor["shape"], piece)).tolist()
         place += size
     if place < len(blob):
         raise InvalidInput(f"{len(blob) - place} bytes behind the JSON belong to no input: {_SIZE} says how many do")

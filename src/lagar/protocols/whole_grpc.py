@@ -30,7 +30,7 @@ class WholeGrpcAdapter:
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope = PLAIN) -> InferRequest:
         """The request in a ModelInferRequest; raises RequestError."""
-        asked = grpc.read(body)
+        asked = grpc.read(body, plain=True)
         for tensor in asked["inputs"]:
             if isinstance(tensor["data"], np.ndarray):
                 tensor["data"] = tensor["data"].tolist()

@@ -61,6 +61,15 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     """How V2 writes it when a request does not say."""
 
 
+class Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An input or output as MLServer's metadata has it: -1 is the number of rows, or unknown."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content_type: str = ""
+
+
 class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     """Inputs, outputs and an example of a model.
 
@@ -90,6 +99,9 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where it was learned from, in words: "feature_names_in_ of Pipeline, example customers.csv"."""
     content_type: str = ""
     """How V2 reads its inputs together when a request does not say: "pd" takes columns by name."""
+    told_inputs: tuple[Tensor, ...] = ()
+    """What a custom runtime says of its inputs once it is loaded, where they are any tensors."""
+    told_outputs: tuple[Tensor, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from lagar.errors import InvalidInput
-from lagar.registry.signature import Field, Layout, Output, Scalar, Signature, Task
+from lagar.registry.signature import Field, Layout, Output, Scalar, Signature, Task, Tensor
 from lagar.types import Array, Outputs, Predictor, Rows
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -63,6 +63,8 @@ class Draft(msgspec.Struct):
     """True for custom code: fields may still be defined by an example or by lagar.toml."""
     whole: tuple[Output, ...] | None = None
     """The outputs of code that takes whole V2 requests, as far as they are known: no row can be made to try it with."""
+    told: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = ((), ())
+    """Inputs and outputs as such code tells them itself."""
 
 
 class Opened:

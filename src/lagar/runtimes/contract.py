@@ -101,6 +101,8 @@ def _keep_whole(
         whole=True,
         extra_fields=source.options.get("extra_fields", "ignore"),
         origin=_origin(source, draft),
+        told_inputs=draft.told[0],
+        told_outputs=draft.told[1],
     )
     opened.predictor.bind(signature)
     return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings)

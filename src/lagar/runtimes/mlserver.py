@@ -26,9 +26,9 @@ import numpy as np
 
 from lagar.errors import InvalidInput, LagarError, LoadFailed, MissingCode, NotFound, NotReady, SetupError
 from lagar.intake import mlserver as folders
-from lagar.intake.mlserver import Facts, Tensor
+from lagar.intake.mlserver import Facts
 from lagar.registry.model import ModelSource
-from lagar.registry.signature import Field, FieldType, Output, Signature
+from lagar.registry.signature import Field, FieldType, Output, Signature, Tensor
 from lagar.runtimes.base import Draft, Opened
 from lagar.runtimes.raw_booster import answer_raw
 from lagar.types import Array, Outputs, Rows
@@ -70,6 +70,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     if ready is False:
         loop.stop()
         raise LoadFailed(f"{source.class_name}.load() returned False: the model says that it is not ready")
+    facts = _as_loaded(facts, model, loop)
     fields, outputs = _columns(facts)
     draft = Draft(
         fields=fields,
@@ -80,6 +81,7 @@ def open_source(source: ModelSource, threads: int) -> Opened:
         named=bool(fields),
         origin=f"inputs of {folders.NAME}" if fields else "",
         whole=outputs,
+        told=(facts.inputs, facts.outputs),
     )
     return Opened(WholePredictor(model, loop, source, facts), draft, {}, _unserved(cls))
 
@@ -223,6 +225,28 @@ def _settings(source: ModelSource, facts: Facts) -> Any:
 def _metadata(tensor: Tensor) -> dict[str, Any]:
     content_type = {"parameters": {"content_type": tensor.content_type}} if tensor.content_type else {}
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), **content_type}
+
+
+def _as_loaded(facts: Facts, model: Any, loop: ModelLoop) -> Facts:
+    """The facts with the inputs and outputs that the class tells of itself; it may have set them in `load`."""
+    try:
+        told = loop.run(model.metadata())
+        return msgspec.structs.replace(facts, inputs=_tensors(told.inputs), outputs=_tensors(told.outputs))
+    except Exception:  # MLServer would only fail the request for it
+        log.warning("model %s has no metadata; its settings file's is told", model.name, exc_info=True)
+        return facts
+
+
+def _tensors(told: Any) -> tuple[Tensor, ...]:
+    from lagar.mlserver.types import MetadataTensor
+
+    found = [MetadataTensor.model_validate(tensor) for tensor in told or ()]
+    return tuple(
+        Tensor(
+            one.name, one.datatype, tuple(map(int, one.shape)), str(getattr(one.parameters, "content_type", "") or "")
+        )
+        for one in found
+    )
 
 
 def _columns(facts: Facts) -> tuple[list[Field], tuple[Output, ...]]:
