@@ -111,7 +111,14 @@ def test_a_content_type_of_text_is_for_bytes() -> None:
 def test_texts_count_themselves() -> None:
     for shape in ([1], [9], [1, 9], [3, 1]):
         assert texts("text", typed(["a", "b", "c"], "str", shape=shape)) == ["a", "b", "c"]
+        whole = {"parameters": {"content_type": "str"}}
+        assert texts("text", typed(["a", "b", "c"], None, shape=shape), **whole) == ["a", "b", "c"]
     refused("text", typed(["a", "b", "c"], None, shape=[1]), words=["[1]", "3"])
+
+
+def test_str_of_a_request_is_for_bytes() -> None:
+    words = ["'str' of the request", "FP64"]
+    refused("wine", tensor(WINE_ROW, [1, 13]), words=words, parameters={"content_type": "str"})
 
 
 def test_np_and_str_of_a_request_take_one_input() -> None:

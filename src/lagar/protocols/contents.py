@@ -26,8 +26,8 @@ NP, PD, STR, BASE64, DATETIME, PD_JSON, DICT = "np", "pd", "str", "base64", "dat
 _OF_INPUTS: Final = (NP, PD, STR, BASE64, DATETIME, PD_JSON)
 _OF_REQUESTS: Final = (NP, PD, STR, BASE64, DATETIME, DICT)
 _OF_OUTPUTS: Final = (NP, PD, STR, BASE64, DATETIME)
-_SPREAD: Final = (BASE64, DATETIME)
-"""Of a request: they hold for each BYTES input that names none."""
+_SPREAD: Final = (STR, BASE64, DATETIME)
+"""Of a request: they hold for each BYTES input that names none; `str` takes no other one."""
 _OF_TEXT: Final = frozenset({STR, BASE64, DATETIME, PD_JSON})
 
 
@@ -68,7 +68,13 @@ class ContentTypes:
             raise InvalidInput(
                 f"content_type '{chosen}' is for BYTES, input '{name}' has datatype {datatype}", field=name
             )
-        return chosen or (spread if datatype == "BYTES" else "")
+        if chosen or datatype == "BYTES":
+            return chosen or spread
+        if spread == STR:
+            raise InvalidInput(
+                f"content_type 'str' of the request is for BYTES, input '{name}' has datatype {datatype}", field=name
+            )
+        return ""
 
     def of_output(self, name: str, parameters: Parameters) -> str:
         """The type in which an output is answered, "" as it is; raises InvalidInput."""
