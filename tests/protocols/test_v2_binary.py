@@ -411,7 +411,7 @@ def test_the_exact_way_reads_what_the_quick_way_reads() -> None:
         (View(CHURN), behind(("gender", "BYTES", [1], blob_of(["x"], "BYTES")))),
     ):
         quick, exact = V2Adapter(deployment), V2Adapter(deployment)
-        exact._quick = None
+        exact._quick = exact._binary = None
         results: list[Any] = []
         for adapter in (quick, exact):
             try:

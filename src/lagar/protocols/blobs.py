@@ -28,6 +28,10 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+_IN_MEMORY: Final = {**_DTYPES, "BOOL": np.dtype(np.bool_)}
+"""The arrays whose own bytes are the blob: numpy's bool is one byte, 0 or 1."""
+NUMBERS: Final = {datatype: dtype for datatype, dtype in _DTYPES.items() if datatype not in ("BOOL", "BF16")}
+"""How the datatypes lie in memory whose bytes are the numbers themselves, whatever they are."""
 _LENGTH: Final = struct.Struct("<I")
 LENGTH_BYTES: Final = _LENGTH.size
 """What stands before each element of BYTES."""
@@ -119,5 +123,6 @@ def write(datatype: str, values: Array | Sequence[Any]) -> bytes:
         return b"".join(parts)
     if datatype == "BF16":
         return rounded(values).tobytes()
-    dtype = _DTYPES[datatype]
-    return np.ascontiguousarray(values, dtype).tobytes()
+    if isinstance(values, np.ndarray) and values.dtype == _IN_MEMORY[datatype]:
+        return values.tobytes()
+    return np.ascontiguousarray(values, _DTYPES[datatype]).tobytes()

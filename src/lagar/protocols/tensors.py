@@ -162,6 +162,16 @@ class TensorPlan:
             raise PayloadTooLarge(f"the request has {n} rows, at most {self._limits.max_rows} are taken at once")
         return n
 
+    def table_width(self, name: str, shape: list[int]) -> int | None:
+        """The values per row of a lone tensor that is a whole matrix of this signature; None for any other."""
+        tensor = Tensor(name, "", shape, [])
+        if self._is_column(tensor):
+            return None
+        try:
+            return self._width_of(tensor)
+        except InvalidInput:
+            return None
+
     def _is_column(self, tensor: Tensor) -> bool:
         """Whether a lone tensor is one column by name, not a whole matrix."""
         if len(tensor.shape) > 1 and tensor.shape[1:] != [1]:

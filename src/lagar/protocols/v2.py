@@ -1,7 +1,7 @@
 """The Open Inference Protocol V2 over REST: inference.
 
-Two ways lead from a body to rows. The quick one (`v2_quick`) takes bodies that are certainly good; every other body
-goes the exact way (`v2_request`), which names what is wrong. Tests hold the two together.
+Two ways lead from a body to rows. The quick one (`v2_quick`, `v2_binary`) takes bodies that are certainly good; every
+other body goes the exact way (`v2_request`), which names what is wrong. Tests hold the two together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+import numpy as np
 import orjson
 
 from lagar.errors import NotFound, UnsupportedMediaType
@@ -35,11 +36,14 @@ from lagar.protocols.base import (
 from lagar.protocols.columns import Plan
 from lagar.protocols.contents import ContentTypes
 from lagar.protocols.tensors import TensorPlan, typed
+from lagar.protocols.v2_binary import BinaryQuick
 from lagar.protocols.v2_quick import Quick
 from lagar.protocols.v2_request import Asked, Given, Reader, split
 from lagar.types import Array, Outputs
 
 OCTETS: Final = "application/octet-stream"
+_MAX_FORMS: Final = 64
+_KIND: Final = contents.KEY.encode()
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 _EVENT: Final = (
     b"ce-specversion: 0.3\r\nce-source: io.seldon.serving.deployment.lagar\r\n"
@@ -53,7 +57,7 @@ _SAFE_IN_ID: Final = "!#$&'()*+,/:;<=>?@[\\]^`{|}~"
 class V2Adapter:
     """V2 REST in front of one deployment."""
 
-    __slots__ = ("_contents", "_default", "_head", "_quick", "_reader", "_tensors", "_to_rows")
+    __slots__ = ("_binary", "_contents", "_default", "_forms", "_head", "_quick", "_reader", "_tensors", "_to_rows")
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
         signature = deployment.signature
@@ -66,10 +70,12 @@ class V2Adapter:
         self._contents = ContentTypes(signature)
         self._reader = Reader(deployment.name, signature, self._contents, bounds)
         quick = not wants_records and self._contents.plain
-        self._quick = Quick(signature, plan, self._tensors, bounds) if quick else None
+        self._quick = Quick(signature, plan, bounds) if quick else None
+        self._binary = BinaryQuick(signature, plan, self._tensors, bounds, self._wanted) if quick else None
         self._default = tuple(output.name for output in signature.outputs)[:1]
         head = {"model_name": deployment.name, "model_version": deployment.version}
         self._head = orjson.dumps(head)[:-1] + b',"id":'
+        self._forms: dict[tuple[str, np.dtype[Any], tuple[int, ...]], _Form] = {}
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope = PLAIN) -> InferRequest:
         """The request in a V2 body; raises RequestError."""
@@ -95,12 +101,12 @@ class V2Adapter:
         text, blob = split(body, envelope.header_length or "")
         if not text:
             return self._request(self._reader.read_raw(body), request_id, timeout_s)
-        found = None if self._quick is None else self._quick.read_binary(text, blob)
+        found = None if self._binary is None else self._binary.read(text, blob)
         if found is None:
             return self._request(self._reader.read(text, blob), request_id, timeout_s)
-        rows, given_id, asked, binary = found
-        names, extra = self._wanted(asked, binary)
-        request_id = request_id if given_id is None else given_id
+        rows, head = found
+        names, extra = head.wanted
+        request_id = request_id if head.id is None else head.id
         return InferRequest(rows.n, names, request_id, rows, timeout_s=timeout_s, extra=extra)
 
     def _request(self, given: Given, request_id: str, timeout_s: float | None) -> InferRequest:
@@ -138,21 +144,13 @@ class V2Adapter:
         request_id = request.request_id
         lines = event_lines(request_id)
         parts = [self._head, orjson.dumps(request_id), b',"parameters":{},"outputs":[']
-        n = request.n
         if request.extra is not None:
-            return self._encode_as_asked(request.extra, n, outputs, parts, lines)
-        separator = b'{"name":'
+            return self._encode_as_asked(request.extra, request.n, outputs, parts, lines)
+        count, opened = b"%d" % request.n, b'{"name":'
         for name in request.outputs:
-            array = outputs[name]
-            datatype, values = typed(array)
-            parts += (
-                separator,
-                _described(name, n, array, datatype),
-                b',"data":',
-                orjson.dumps(values, None, _NUMPY),
-                b"}",
-            )
-            separator = b',{"name":'
+            form, values = self._form(name, outputs[name])
+            parts += (opened, form.name, count, form.kind, b',"data":', orjson.dumps(values, None, _NUMPY), b"}")
+            opened = b',{"name":'
         parts.append(b"]}")
         return b"".join(parts), JSON, lines
 
@@ -161,29 +159,40 @@ class V2Adapter:
     ) -> Encoded:
         """Outputs with a content type, or behind the JSON."""
         behind: list[bytes] = []
-        separator = b'{"name":'
+        count, opened = b"%d" % n, b'{"name":'
         for output in asked:
-            array = outputs[output.name]
-            datatype, values = typed(array)
-            parameters: dict[str, Any] = {}
-            if output.content_type:
-                parameters[contents.KEY] = output.content_type
-                values = contents.encode(values, output.content_type) if datatype == "BYTES" else values
-            parts += (separator, _described(output.name, n, array, datatype))
-            separator = b',{"name":'
+            form, values = self._form(output.name, outputs[output.name])
+            parts += (opened, form.name, count, form.kind)
+            opened = b',{"name":'
+            if output.content_type and form.datatype == "BYTES":
+                values = contents.encode(values, output.content_type)
+            kind = b'"%b":%b' % (_KIND, orjson.dumps(output.content_type)) if output.content_type else b""
             if output.binary:
-                behind.append(blobs.write(datatype, values))
-                parameters["binary_data_size"] = len(behind[-1])
-            if parameters:
-                parts += (b',"parameters":', orjson.dumps(parameters))
-            if not output.binary:
-                parts += (b',"data":', orjson.dumps(values, None, _NUMPY))
-            parts.append(b"}")
+                behind.append(blobs.write(form.datatype, values))
+                size = b'"binary_data_size":%d' % len(behind[-1])
+                parts += (b',"parameters":{', kind, b"," if kind else b"", size, b"}}")
+            elif kind:
+                parts += (b',"parameters":{', kind, b'},"data":', orjson.dumps(values, None, _NUMPY), b"}")
+            else:
+                parts += (b',"data":', orjson.dumps(values, None, _NUMPY), b"}")
         parts.append(b"]}")
         text = b"".join(parts)
-        if not any(output.binary for output in asked):
+        if not behind:
             return text, JSON, lines
         return b"".join((text, *behind)), OCTETS, lines + b"inference-header-content-length: %d\r\n" % len(text)
+
+    def _form(self, name: str, array: Array) -> tuple[_Form, Array | list[Any]]:
+        """How an output is written, and its flat values."""
+        dims = array.shape[1:]
+        key = (name, array.dtype, dims)
+        form = self._forms.get(key)
+        if form is not None:
+            return form, array if not dims and array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+        datatype, values = typed(array)
+        form = _Form(name, dims, datatype)
+        if isinstance(values, np.ndarray) and len(self._forms) < _MAX_FORMS:
+            self._forms[key] = form
+        return form, values
 
     def error(self, error: BaseException, request_id: str) -> ErrorAnswer:
         return error_answer(error, request_id)
@@ -195,10 +204,16 @@ def event_lines(request_id: str) -> bytes:
     return _EVENT % (request_id if plain else quote(request_id, safe=_SAFE_IN_ID)).encode("ascii")
 
 
-def _described(name: str, n: int, array: Array, datatype: str) -> bytes:
-    """Name, shape and datatype of an output, behind `"name":`."""
-    dims = b",".join([b"%d" % size for size in array.shape[1:]]) if array.ndim > 1 else b"1"
-    return b'%b,"shape":[%d,%b],"datatype":"%b"' % (orjson.dumps(name), n, dims, datatype.encode())
+class _Form:
+    """How an output is written: all but its number of rows and its values."""
+
+    __slots__ = ("datatype", "kind", "name")
+
+    def __init__(self, name: str, dims: tuple[int, ...], datatype: str) -> None:
+        self.datatype = datatype
+        self.name = b'%b,"shape":[' % orjson.dumps(name)
+        """Up to the number of rows."""
+        self.kind = b',%b],"datatype":"%b"' % (b",".join([b"%d" % size for size in dims or (1,)]), datatype.encode())
 
 
 def check_json_type(content_type: str) -> None:

@@ -1,8 +1,8 @@
-"""The quick ways from a V2 body to rows: they only ever say "certainly good", every other body is read exactly.
+"""The quick ways from a V2 body in JSON to rows: they only ever say "certainly good", every other body is read exactly.
 
 One numeric matrix: typed decoders for small bodies, simdjson's number buffer for large ones. One input per field: the
-same decoder for all of them, so that 39 inputs cost little more than one. Tensors behind the JSON: a typed decoder for
-the JSON. A key that is there twice is found by counting colons, which strings can only add to.
+same decoder for all of them, and for bodies that differ from an earlier one in nothing but their numbers, these alone.
+A key that is there twice is found by counting colons, which strings can only add to.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lagar.errors import InvalidInput
-from lagar.protocols import blobs, json_body
+from lagar.protocols import json_body
 from lagar.protocols.base import Limits
 from lagar.protocols.columns import EXACT, SHORT, Plan
 from lagar.protocols.tensors import (
     DATATYPES,
     FLOAT_LIMITS,
     INTEGER_RANGES,
-    Tensor,
-    TensorPlan,
     is_surely_good,
 )
-from lagar.protocols.v2_request import MAX_ID, Asked
+from lagar.protocols.v2_layouts import Layouts
+from lagar.protocols.v2_request import MAX_ID
 from lagar.registry.signature import Signature
 from lagar.types import Rows
 
@@ -74,41 +72,9 @@ class _MixedRequest(msgspec.Struct, gc=False):
     id: str | None = None
 
 
-class _Size(msgspec.Struct, forbid_unknown_fields=True):
-    binary_data_size: int
-
-
-class _Blob(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    shape: list[int]
-    datatype: str
-    parameters: _Size
-
-
-class _Binary(msgspec.Struct, forbid_unknown_fields=True):
-    binary_data: bool
-
-
-class _Output(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    parameters: _Binary | None = None
-
-
-class _BinaryOutput(msgspec.Struct, forbid_unknown_fields=True):
-    binary_data_output: bool
-
-
-class _BlobRequest(msgspec.Struct, forbid_unknown_fields=True):
-    inputs: list[_Blob]
-    id: str | None = None
-    outputs: list[_Output] | None = None
-    parameters: _BinaryOutput | None = None
-
-
 _flat = msgspec.json.Decoder(_FlatRequest)
 _nested = msgspec.json.Decoder(_NestedRequest)
 _mixed = msgspec.json.Decoder(_MixedRequest)
-_blob = msgspec.json.Decoder(_BlobRequest)
 
 
 class _Numbers(msgspec.Struct, gc=False):
@@ -120,6 +86,8 @@ class _Numbers(msgspec.Struct, gc=False):
     id: str | None
     keys: int
     brackets: int
+    order: list[int] | None = None
+    """By field and row: the place of each field in the body, where that is not the order of the fields."""
 
 
 Found = tuple[Rows, str | None]
@@ -129,23 +97,26 @@ Found = tuple[Rows, str | None]
 class Quick:
     """The quick ways into one model that has no preprocess."""
 
-    __slots__ = ("_known", "_limits", "_matrix", "_names", "_places", "_plan", "_tensors", "_width")
+    __slots__ = ("_layouts", "_limits", "_matrix", "_names", "_places", "_plan", "_width")
 
-    def __init__(self, signature: Signature, plan: Plan, tensors: TensorPlan, limits: Limits) -> None:
+    def __init__(self, signature: Signature, plan: Plan, limits: Limits) -> None:
         self._plan = plan
-        self._tensors = tensors
         self._limits = limits
         self._width = signature.width
         self._names = signature.names
         self._places = {name: place for place, name in enumerate(self._names)}
         self._matrix = signature.layout == "matrix"
-        self._known = frozenset(output.name for output in signature.outputs)
+        self._layouts = Layouts()
 
     def read(self, body: bytes) -> Found | None:
         """The rows of a JSON body."""
         try:
             if not self._matrix:
                 return self._mixed_columns(body)
+            known = self._layouts.read(body)
+            if known is not None:
+                layout, values = known
+                return self._placed(values, layout.datatypes, None)
             if len(body) < _BUFFER_FROM_BYTES:
                 return self._small(body)
             if body.count(b'"datatype"', 0, _LOOK_BYTES) > 1:
@@ -193,7 +164,10 @@ class Quick:
             return None
         if isinstance(found.datatypes, str):
             return self._found(found.values, found.datatypes, found.id)
-        return self._placed(found.values, found.datatypes, found.id)
+        rows = self._placed(found.values, found.datatypes, found.id)
+        if rows is not None and found.id is None:
+            self._layouts.learn(body, found.datatypes, found.values.shape[1], found.order)
+        return rows
 
     def _read_document(self, document: Any) -> _Numbers | None:
         return _read_tensor(document) if len(document["inputs"]) == 1 else self._read_columns(document)
@@ -217,18 +191,23 @@ class Quick:
             return None
         # One pass for all inputs: 39 of them must not cost much more than one.
         names, shapes, datatypes, data = zip(*map(msgspec.structs.astuple, tensors), strict=True)
+        order = None
         if names != self._names:
-            placed = {tensor.name: tensor for tensor in tensors}
+            placed = {name: place for place, name in enumerate(names)}
             if placed.keys() != self._places.keys():
                 return None
-            tensors = [placed[name] for name in self._names]
-            _, shapes, datatypes, data = zip(*map(msgspec.structs.astuple, tensors), strict=True)
+            order = [placed[name] for name in self._names]
+            datatypes = tuple(datatypes[place] for place in order)
+            data = tuple(data[place] for place in order)
         n = len(data[0])
         if n == 0 or set(map(len, data)) != {n} or shapes.count([n]) + shapes.count([n, 1]) != width:
             return None
         flat = list(chain.from_iterable(data))
         exact = len(flat) <= SHORT and sum(map(abs, flat)) < EXACT
-        return self._placed(np.array(flat).reshape(width, n), datatypes, given_id, exact=exact)
+        rows = self._placed(np.array(flat).reshape(width, n), datatypes, given_id, exact=exact)
+        if rows is not None and given_id is None:
+            self._layouts.learn(body, datatypes, n, order)
+        return rows
 
     def _read_columns(self, document: Any) -> _Numbers | None:
         """The numbers of one input per field; the brackets show that no data was nested."""
@@ -240,8 +219,9 @@ class Quick:
             return None
         data = [memoryview(b"")] * width
         datatypes = [""] * width
+        order = [0] * width
         n = 0
-        for tensor in inputs:
+        for position, tensor in enumerate(inputs):
             place = self._places[tensor["name"]]
             buffer = memoryview(tensor["data"].as_buffer(of_type="d"))
             shape, datatype = tensor["shape"].as_list(), tensor["datatype"]
@@ -250,17 +230,18 @@ class Quick:
                 return None
             if datatypes[place] or not isinstance(datatype, str) or any(type(size) is not int for size in shape):
                 return None
-            data[place], datatypes[place] = buffer, datatype
+            data[place], datatypes[place], order[place] = buffer, datatype, position
         matrix = np.frombuffer(bytearray().join(data)).reshape(width, n)
-        return _Numbers(datatypes, matrix, given_id, keys + 4 * width, 2 * width + 1)
+        sorted_so = order if order != list(range(width)) else None
+        return _Numbers(datatypes, matrix, given_id, keys + 4 * width, 2 * width + 1, sorted_so)
 
     def _placed(
-        self, matrix: NDArray[np.float64], datatypes: Sequence[str], given_id: str | None, *, exact: bool = False
+        self, matrix: NDArray[np.float64], datatypes: str | Sequence[str], given_id: str | None, *, exact: bool = False
     ) -> Found | None:
-        """Rows of values by field and row."""
+        """Rows of values by field and row; one datatype is that of all fields."""
         if matrix.shape[1] > self._limits.max_rows or (given_id is not None and len(given_id) > MAX_ID):
             return None
-        kinds = set(datatypes)
+        kinds = {datatypes} if isinstance(datatypes, str) else set(datatypes)
         if len(kinds) == 1:
             if not _holds(kinds.pop(), matrix):
                 return None
@@ -290,50 +271,6 @@ class Quick:
         if columns.keys() != self._places.keys():
             return None
         return self._plan.from_columns(columns, n), given_id
-
-    # Tensors behind the JSON.
-
-    def read_binary(self, text: bytes, blob: memoryview) -> tuple[Rows, str | None, tuple[Asked, ...], bool] | None:
-        """(rows, id, outputs, whether outputs stand behind the JSON) of a request whose inputs all do."""
-        try:
-            request = _blob.decode(text)
-        except json_body.PARSE_ERRORS:
-            return None
-        inputs, given_id = request.inputs, request.id
-        binary = request.parameters is not None and request.parameters.binary_data_output
-        keys = 1 + 5 * len(inputs) + (given_id is not None) + 2 * (request.parameters is not None)
-        asked: dict[str, Asked] = {}
-        if request.outputs is not None:
-            keys += 1
-            for output in request.outputs:
-                own = output.parameters
-                keys += 1 if own is None else 3
-                asked.setdefault(output.name, Asked(output.name, binary if own is None else own.binary_data))
-        if text.count(b":") != keys or not self._known.issuperset(asked) or len(given_id or "") > MAX_ID:
-            return None
-        tensors = self._blobs(inputs, blob)
-        if tensors is None:
-            return None
-        _, rows, _ = self._tensors.decode(tensors)
-        return None if rows is None else (rows, given_id, tuple(asked.values()), binary)
-
-    def _blobs(self, inputs: Sequence[_Blob], blob: memoryview) -> list[Tensor] | None:
-        if sum(tensor.parameters.binary_data_size for tensor in inputs) != len(blob):
-            return None
-        tensors: list[Tensor] = []
-        place = 0
-        for tensor in inputs:
-            shape, size = tensor.shape, tensor.parameters.binary_data_size
-            good = shape and min(shape) >= 0 and shape[0] <= self._limits.max_rows and size >= 0
-            if not good or tensor.datatype not in DATATYPES:
-                return None
-            try:
-                values = blobs.read(tensor.name, tensor.datatype, shape, blob[place : place + size])
-            except InvalidInput:
-                return None  # said again, in its order among the other mistakes
-            tensors.append(Tensor(tensor.name, tensor.datatype, shape, values))
-            place += size
-        return tensors
 
 
 def _holds(datatype: str, values: NDArray[np.float64]) -> bool:
