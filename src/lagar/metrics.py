@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import operator
 import os
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ class Family(msgspec.Struct, frozen=True):
     buckets: tuple[float, ...] = ()
     scale: float = 1.0
     """One unit of the stored whole number: 1e-9 for seconds kept in nanoseconds."""
+    latest: bool = False
+    """A moment: of all workers the last one counts, and a successor goes on from it."""
 
 
 _MODEL = ("model", "version")
@@ -68,6 +71,28 @@ FAMILIES = {
             "lagar_queue_seconds", "histogram", "Time a request waited for its batch to start.", _MODEL, SECONDS, 1e-9
         ),
         Family("lagar_compute_seconds", "histogram", "Time of one call of the model.", _MODEL, SECONDS, 1e-9),
+        Family(
+            "lagar_reading_seconds",
+            "counter",
+            "Time in which requests were read, before they waited; it is part of lagar_queue_seconds.",
+            _MODEL,
+            scale=1e-9,
+        ),
+        Family(
+            "lagar_infer_seconds",
+            "counter",
+            "Time that requests spent in calls of the model, a call counted once for each request in it.",
+            _MODEL,
+            scale=1e-9,
+        ),
+        Family(
+            "lagar_last_call_timestamp_seconds",
+            "gauge",
+            "When the model was last called for a request, in seconds since 1970.",
+            _MODEL,
+            scale=1e-3,
+            latest=True,
+        ),
         Family("lagar_batch_rows", "histogram", "Rows joined into one call of the model.", _MODEL, ROWS),
         Family(
             "lagar_rejected",
@@ -153,7 +178,7 @@ class Registry:
                 continue
             self._series[series.name, series.labels] = series.start
             self._next = max(self._next, series.start + _width(family))
-            if family.type == "gauge":
+            if family.type == "gauge" and not family.latest:
                 self._values[series.start] = 0
 
     def counter(self, name: str, *labels: str) -> Counter:
@@ -212,7 +237,8 @@ def collect(folder: Path) -> list[Sample]:
             if sample is None:
                 merged[series.name, series.labels] = Sample(family, series.labels, own)
             else:
-                sample.values = [a + b for a, b in zip(sample.values, own, strict=True)]
+                merge = max if family.latest else operator.add
+                sample.values = list(map(merge, sample.values, own))
     order = {name: index for index, name in enumerate(FAMILIES)}
     return sorted(merged.values(), key=lambda sample: (order[sample.family.name], sample.labels))
 

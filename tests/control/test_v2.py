@@ -30,7 +30,10 @@ def counted(folder: Path) -> Path:
             registry.counter("lagar_batches", *labels).add(requests)
             registry.histogram("lagar_request_seconds", *labels).observe(0.004)
             registry.histogram("lagar_queue_seconds", *labels).observe(0.001)
-            registry.histogram("lagar_compute_seconds", *labels).observe(0.002)
+            registry.histogram("lagar_compute_seconds", *labels).observe(0.001)
+            registry.counter("lagar_reading_seconds", *labels).add(300_000)
+            registry.counter("lagar_infer_seconds", *labels).add(2_000_000)
+            registry.counter("lagar_last_call_timestamp_seconds", *labels).set(1_800_000_000_000 + slot)
     return folder
 
 
@@ -42,8 +45,11 @@ def test_statistics_are_the_counters_of_all_workers_in_triton_s_shape(control: C
     stats = one["inference_stats"]
     assert stats["success"] == {"count": 8, "ns": 8_000_000}
     assert stats["fail"] == {"count": 4, "ns": 0}
-    assert stats["queue"] == {"count": 2, "ns": 2_000_000}
+    assert one["last_inference"] == 1_800_000_000_001
+    assert stats["queue"] == {"count": 2, "ns": 1_400_000}
+    assert stats["compute_input"] == {"count": 2, "ns": 600_000}
     assert stats["compute_infer"] == {"count": 2, "ns": 4_000_000}
+    assert stats["compute_output"] == {"count": 8, "ns": 2_000_000}
     assert set(stats) == {
         "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """The statistics of V2: what the workers counted, in the shape of Triton's statistics extension.
 
-Source: Triton, docs/protocol/extension_statistics.md. Where it counts requests within a batch, `compute_infer` here
-counts calls of the model, so that its ns over its count is what a call took.
+The times of answered requests add up: queue, compute_input (reading them), compute_infer (the calls of the model that
+they shared) and compute_output (the rest, until the answer was written) are their `success`.
+Source: Triton, docs/protocol/extension_statistics.md.
 """
 
 from __future__ import annotations
@@ -31,20 +32,22 @@ def _of_version(name: str, version: str, samples: Sequence[Sample]) -> dict[str,
     success = sum(count for status, count in answered if status < 400)
     failed = sum(count for status, count in answered if status >= 400)
     _, success_ns = _histogram(samples, "lagar_request_seconds")
+    taken, until_called_ns = _histogram(samples, "lagar_queue_seconds")
+    reading_ns, infer_ns = _counter(samples, "lagar_reading_seconds"), _counter(samples, "lagar_infer_seconds")
     nothing = {"count": 0, "ns": 0}
     return {
         "name": name,
         "version": version,
-        "last_inference": 0,
+        "last_inference": _counter(samples, "lagar_last_call_timestamp_seconds"),
         "inference_count": _counter(samples, "lagar_rows"),
         "execution_count": _counter(samples, "lagar_batches"),
         "inference_stats": {
             "success": {"count": success, "ns": success_ns},
             "fail": {"count": failed, "ns": 0},
-            "queue": _duration(samples, "lagar_queue_seconds"),
-            "compute_input": nothing,
-            "compute_infer": _duration(samples, "lagar_compute_seconds"),
-            "compute_output": nothing,
+            "queue": {"count": taken, "ns": max(0, until_called_ns - reading_ns)},
+            "compute_input": {"count": taken, "ns": reading_ns},
+            "compute_infer": {"count": taken, "ns": infer_ns},
+            "compute_output": {"count": success, "ns": max(0, success_ns - until_called_ns - infer_ns)},
             "cache_hit": nothing,
             "cache_miss": nothing,
         },
@@ -75,8 +78,3 @@ def _histogram(samples: Iterable[Sample], family: str) -> tuple[int, int]:
         count += sum(buckets)
         total += round(own * sample.family.scale * 1e9)
     return count, total
-
-
-def _duration(samples: Iterable[Sample], family: str) -> dict[str, int]:
-    count, total = _histogram(samples, family)
-    return {"count": count, "ns": total}

@@ -390,7 +390,7 @@ def _predict_joined(deployment: Deployment, calls: list[Call]) -> None:
             call.result = _checked(deployment, deployment.predict(call.rows, call.outputs), call.rows.n)
             return
         joined = Rows.join([call.rows for call in calls if call.rows is not None])
-        result = _checked(deployment, deployment.predict(joined, calls[0].outputs), joined.n)
+        result = _checked(deployment, deployment.predict(joined, calls[0].outputs, len(calls)), joined.n)
     except MustWait:
         raise
     except BaseException as error:  # sys.exit() and a Rust library's panic are none of Exception

@@ -94,6 +94,9 @@ class Deployment:
         self.request_seconds = metrics.histogram("lagar_request_seconds", *labels)
         self.queue_seconds = metrics.histogram("lagar_queue_seconds", *labels)
         self.compute_seconds = metrics.histogram("lagar_compute_seconds", *labels)
+        self.reading_ns = metrics.counter("lagar_reading_seconds", *labels)
+        self._infer_ns = metrics.counter("lagar_infer_seconds", *labels)
+        self._called_ms = metrics.counter("lagar_last_call_timestamp_seconds", *labels)
         self.batch_rows = metrics.histogram("lagar_batch_rows", *labels)
         self.rows = metrics.counter("lagar_rows", *labels)
         self.batches = metrics.counter("lagar_batches", *labels)
@@ -196,8 +199,8 @@ class Deployment:
         self.predictor = self.model.predictor = self.hosted
         self.threaded = True
 
-    def predict(self, rows: Rows, outputs: tuple[str, ...]) -> Outputs:
-        """Call the model and learn from how long it took."""
+    def predict(self, rows: Rows, outputs: tuple[str, ...], requests: int = 1) -> Outputs:
+        """Call the model for the rows of so many requests, and learn from how long it took."""
         self.used_at = started = time.perf_counter()
         leant = 0 if self.ties is None else self.ties.leant
         try:
@@ -214,6 +217,8 @@ class Deployment:
         if self.ties is None or self.ties.leant == leant:  # what the original takes says nothing of the form
             self.cost.learn(rows.n, taken)
         self.compute_seconds.observe(taken)
+        self._infer_ns.add(int(taken * 1e9) * requests)
+        self._called_ms.set(int(time.time() * 1000))
         self.batch_rows.observe(rows.n)
         self.batches.add()
         self.rows.add(rows.n)

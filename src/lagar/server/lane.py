@@ -5,6 +5,7 @@ Both lanes open calls, encode answers and refuse with the same three methods, so
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lagar.engine.batcher import Call, Sink
@@ -63,6 +64,7 @@ class Endpoint:
 
     def call(self, request: InferRequest, sink: Sink, received: float) -> Call:
         """The engine's call of a decoded request."""
+        self.deployment.reading_ns.add(int((time.perf_counter() - received) * 1e9))
         timeout_s = self._timeout_s
         if request.timeout_s is not None and request.timeout_s < timeout_s:
             timeout_s = request.timeout_s
