@@ -93,6 +93,16 @@ def test_numbers_may_stand_one_by_one() -> None:
     assert GrpcAdapter(view("open")).decode(body, "r-1", PLAIN).rows.matrix.tolist() == [[1.0, 300.0]]
 
 
+def test_texts_may_be_many_and_numbers_one_by_one_are_few() -> None:
+    tensor = of_length(1, b"text") + of_length(2, b"BYTES") + of_length(3, varint(70_000))
+    body = of_length(1, b"text") + of_length(5, tensor + of_length(5, of_length(8, b"ab") * 70_000))
+    assert GrpcAdapter(View(TEXT)).decode(body, "r-1", PLAIN).rows.columns["text"].tolist() == ["ab"] * 70_000
+    tensor = of_length(1, b"x") + of_length(2, b"INT64") + of_length(3, varint(35_000) + varint(2))
+    body = of_length(1, b"open") + of_length(5, tensor + of_length(5, b"\x18\x01" * 70_000))
+    with pytest.raises(RequestError, match="send them packed, or raw"):
+        GrpcAdapter(view("open")).decode(body, "r-1", PLAIN)
+
+
 MISTAKES: dict[str, tuple[str, Tensors]] = {
     "datatype": ("wine", (("x", "FP128", [1, 13], []),)),
     "shape": ("wine", (("x", "FP64", [-1, 13], []),)),

@@ -109,3 +109,12 @@ def test_why_bytes_are_no_message_is_said(data: bytes, why: str) -> None:
 def test_negative_numbers_are_written_as_their_complement() -> None:
     assert protobuf.varint(-1) == b"\xff" * 9 + b"\x01"
     assert np.array([protobuf.varint_at(protobuf.varint(-5), 0)[0]], np.uint64).view(np.int64)[0] == -5
+
+
+def test_fields_without_end_are_refused_and_those_that_repeat_are_walked() -> None:
+    """Two bytes of a message would become 150 of memory."""
+    many = b"\x12\x00" * (protobuf.MAX_FIELDS + 1)
+    assert len(protobuf.fields(many[2:])) == protobuf.MAX_FIELDS
+    with pytest.raises(InvalidInput, match="more than 65536 fields"):
+        protobuf.fields(many)
+    assert sum(1 for _ in protobuf.walk(many, 0, len(many))) == protobuf.MAX_FIELDS + 1

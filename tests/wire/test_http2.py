@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import random
 import socket
 import struct
@@ -36,6 +37,7 @@ from lagar.server.frames import (
     WINDOW_UPDATE,
     ErrorCode,
 )
+from lagar.server.http2 import Connection
 from lagar.server.worker import Worker
 from lagar.settings import ServerSettings
 from support.inference import message, output, request
@@ -89,9 +91,12 @@ class WorkerThread:
         assert await self.worker.drain()
 
     def connections(self) -> int:
+        return len(self.open_connections())
+
+    def open_connections(self) -> list[Connection]:
         grpc = self.worker.grpc
         assert grpc is not None
-        return len(grpc.connections)
+        return [connection for connection in grpc.connections if connection.ready]
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +255,9 @@ def test_a_header_block_may_come_in_many_frames(talk: Talk) -> None:
     talk.send(frames.frame(HEADERS, 0, stream, pieces[0]))
     talk.send(*(frames.frame(CONTINUATION, 0, stream, piece) for piece in pieces[1:-1]))
     talk.send(
-        frames.frame(CONTINUATION, END_HEADERS, stream, pieces[-1]), frames.frame(DATA, END_STREAM, stream, asked())
+        frames.frame(CONTINUATION, 0, stream, pieces[-1]),
+        frames.frame(CONTINUATION, END_HEADERS, stream),
+        frames.frame(DATA, END_STREAM, stream, asked()),
     )
     assert talk.answer(stream)[0]["grpc-status"] == "0"
 
@@ -267,6 +274,52 @@ def test_a_client_that_lets_little_through_gets_its_answer_in_pieces(worker: Wor
                 data += found.payload
                 talk.send(frames.window_update(stream, len(found.payload)))
         assert len(output(opened(data))) == 100
+
+
+def test_a_client_that_lets_nothing_through_loses_its_answer_and_nobody_elses(worker: WorkerThread) -> None:
+    with Talk(worker.port, preface=False) as talk:
+        talk.send(PREFACE + frames.settings_frame([(frames.SETTING_WINDOW, 0)]))
+        shut, other = talk.open(), talk.open()
+        for stream in (shut, other):
+            talk.send(frames.frame(DATA, END_STREAM, stream, asked()))
+        talk.send(frames.window_update(other, 1 << 20))
+        assert talk.answer(other)[0]["grpc-status"] == "0"
+        assert int.from_bytes(talk.until(RST_STREAM).payload, "big") == ErrorCode.CANCEL
+
+
+def test_a_window_counts_as_it_was_said_last(worker: WorkerThread) -> None:
+    with Talk(worker.port, preface=False) as talk:
+        windows = [(frames.SETTING_WINDOW, size) for size in range(2000)]
+        talk.send(PREFACE + frames.settings_frame([*windows, (frames.SETTING_WINDOW, 10)]))
+        stream = talk.open()
+        talk.send(frames.frame(DATA, END_STREAM, stream, asked()))
+        assert len(talk.until(DATA, stream).payload) == 10
+        talk.send(frames.settings_frame([(frames.SETTING_WINDOW, 20)]))
+        assert len(talk.until(DATA, stream).payload) == 10
+        talk.send(frames.window_update(stream, 1 << 20))
+        assert talk.until(HEADERS, stream).flags & END_STREAM
+
+
+def test_a_window_that_settings_make_too_large_ends_the_connection(worker: WorkerThread) -> None:
+    with Talk(worker.port, preface=False) as talk:
+        talk.send(PREFACE + frames.settings_frame([(frames.SETTING_WINDOW, 10)]))
+        stream = talk.open()
+        talk.send(frames.window_update(stream, 1 << 30), frames.settings_frame([(frames.SETTING_WINDOW, 2**31 - 1)]))
+        assert talk.gone() is ErrorCode.FLOW_CONTROL
+
+
+def test_a_message_that_holds_no_rows_is_small(talk: Talk) -> None:
+    """Some of these need no key, and their fields are looked at one by one where all calls are answered."""
+    bomb = gzip.compress(bytes(1_000_000))
+    for path in (LIVE, "/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"):
+        announced = talk.open(path)
+        talk.send(frames.frame(DATA, 0, announced, b"\0" + (100_000).to_bytes(4, "big")))
+        headers, _ = talk.answer(announced)
+        assert (headers["grpc-status"], "the limit is 65536 bytes" in headers["grpc-message"]) == ("8", True), path
+        packed = talk.open(path, grpc_encoding="gzip")
+        talk.send(frames.frame(DATA, END_STREAM, packed, b"\1" + enveloped(bomb)[1:]))
+        headers, _ = talk.answer(packed)
+        assert (headers["grpc-status"], "once unpacked" in headers["grpc-message"]) == ("8", True), path
 
 
 def test_a_large_message_is_let_through_once_its_length_is_known(talk: Talk) -> None:
@@ -422,6 +475,29 @@ def test_calls_that_are_begun_and_taken_back_without_end_end_the_connection(talk
             talk.send(frames.reset(stream, ErrorCode.CANCEL))
     with contextlib.suppress(ConnectionResetError):
         assert talk.gone() is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_what_is_begun_after_the_last_word_is_passed_over_and_hurts_no_call(worker: WorkerThread) -> None:
+    with Talk(worker.port) as talk:
+        infer(talk)
+        stream = talk.open()
+        talk.send(frames.frame(PING, 0, 0, b"are here"))
+        talk.until(PING)
+        (connection,) = worker.open_connections()
+        worker.loop.call_soon_threadsafe(connection.drain)
+        talk.send(frames.frame(PING, ACK, 0, talk.until(PING).payload))
+        while struct.unpack(">I", talk.until(GOAWAY).payload[:4])[0] != stream:
+            continue
+        late = talk.open()
+        talk.send(frames.frame(DATA, END_STREAM, late, asked()), frames.window_update(late, 10))
+        talk.send(frames.reset(late, ErrorCode.CANCEL), frames.frame(DATA, END_STREAM, stream, asked()))
+        assert talk.answer(stream)[0]["grpc-status"] == "0"
+
+
+def test_a_watch_ends_at_its_deadline(talk: Talk) -> None:
+    stream = talk.open("/grpc.health.v1.Health/Watch", grpc_timeout="50m")
+    talk.send(frames.frame(DATA, END_STREAM, stream, enveloped(b"")))
+    assert talk.answer(stream)[0]["grpc-status"] == "4"
 
 
 def test_pings_and_settings_are_confirmed(talk: Talk) -> None:

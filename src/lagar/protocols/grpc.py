@@ -30,6 +30,7 @@ from lagar.protocols.protobuf import (
     FIXED32,
     FIXED64,
     LENGTH,
+    MAX_FIELDS,
     VARINT,
     dimensions,
     fields,
@@ -41,6 +42,7 @@ from lagar.protocols.protobuf import (
     signed,
     text_at,
     varints,
+    walk,
 )
 from lagar.protocols.tensors import DATATYPES, INTEGER_RANGES
 from lagar.protocols.v2_request import MAX_ID
@@ -92,6 +94,7 @@ _LIST_OF: Final = {
     "FP32": 6, "FP64": 7, "BYTES": 8,
 }  # fmt: skip
 """Datatype → the field of InferTensorContents that holds its values; FP16 and BF16 have none."""
+_TEXT: Final = 8 << 3 | LENGTH
 _FLOATS: Final[dict[int, tuple[int, np.dtype[Any]]]] = {6: (FIXED32, np.dtype("<f4")), 7: (FIXED64, np.dtype("<f8"))}
 _OF_BODIES: Final = frozenset({"binary_data_size", "binary_data", "binary_data_output"})
 """Parameters that say where tensors stand in a body over HTTP; KServe's client sends them here too, to no effect."""
@@ -258,7 +261,7 @@ def _fill(inputs: list[dict[str, Any]], raw: list[memoryview], data: bytes, *, p
 
 def _elements(data: bytes, at: int, stop: int) -> list[bytes]:
     """The bytes_contents of an InferTensorContents as they are; raises InvalidInput."""
-    return [data[start:end] for tag, start, end in fields(data, at, stop) if tag == 8 << 3 | LENGTH]
+    return [data[start:end] for tag, start, end in walk(data, at, stop) if tag == _TEXT]
 
 
 def _contents(name: str, datatype: str, shape: list[int], data: bytes, at: int, stop: int) -> Array | list[str]:
@@ -269,11 +272,16 @@ def _contents(name: str, datatype: str, shape: list[int], data: bytes, at: int, 
             f"input '{name}' has datatype {datatype}, which only raw_input_contents can hold", field=name
         )
     chunks: list[tuple[int, int, int]] = []
-    for tag, start, end in fields(data, at, stop):
-        if tag >> 3 == number:
-            if number == 8 and tag & 7 != LENGTH:
+    texts: list[str] = []
+    for tag, start, end in walk(data, at, stop):
+        if number == 8 and tag == _TEXT:
+            texts.append(_text(name, shape, data[start:end], len(texts)))
+        elif tag >> 3 == number:
+            if number == 8:
                 raise malformed("a list of texts has another wire type")
             chunks.append((tag & 7, start, end))
+            if len(chunks) > MAX_FIELDS:
+                raise InvalidInput(f"input '{name}' has its numbers one by one: send them packed, or raw", field=name)
         elif tag >> 3 < len(_LISTS):
             raise InvalidInput(
                 f"input '{name}' has datatype {datatype}, whose values belong into {_LISTS[number]}, got"
@@ -281,7 +289,7 @@ def _contents(name: str, datatype: str, shape: list[int], data: bytes, at: int, 
                 field=name,
             )
     if number == 8:
-        values: Array | list[str] = [_text(name, shape, data[start:end], i) for i, (_, start, end) in enumerate(chunks)]
+        values: Array | list[str] = texts
     elif number in _FLOATS:
         values = _floats(data, chunks, *_FLOATS[number])
     else:

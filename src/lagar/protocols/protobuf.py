@@ -7,7 +7,7 @@ Source: protobuf.dev/programming-guides/encoding.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from lagar.errors import InvalidInput
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+MAX_FIELDS: Final = 65_536
+"""Beside each other in one message: each takes 150 bytes here, and may be two of the message."""
 _SHORT: Final = 24
 """Up to so many bytes a loop over packed numbers is quicker than numpy."""
 
@@ -25,11 +27,29 @@ Found = tuple[int, int, int]
 
 
 def fields(data: bytes, at: int = 0, stop: int | None = None) -> list[Found]:
-    """The fields of the message in data[at:stop], in their order; raises InvalidInput when it is none."""
-    found: list[Found] = []
+    """The fields of the message in data[at:stop], in their order; raises InvalidInput when it is none.
+
+    Of a message with as many as `MAX_FIELDS` it is that too: what repeats without end is read with `walk`.
+    """
     end = len(data) if stop is None else stop
+    found, at = _some(data, at, end)
+    if at < end:
+        raise InvalidInput(f"the message has more than {MAX_FIELDS} fields beside each other")
+    return found
+
+
+def walk(data: bytes, at: int, stop: int) -> Iterator[Found]:
+    """The same one by one, however many there are."""
+    while at < stop:
+        found, at = _some(data, at, stop)
+        yield from found
+
+
+def _some(data: bytes, at: int, end: int) -> tuple[list[Found], int]:
+    """The first fields of data[at:end], and where the next one begins."""
+    found: list[Found] = []
     try:
-        while at < end:
+        while at < end and len(found) < MAX_FIELDS:
             tag = data[at]
             at += 1
             if tag > 127:
@@ -57,7 +77,7 @@ def fields(data: bytes, at: int = 0, stop: int | None = None) -> list[Found]:
         raise malformed("it ends within a field") from None
     if at > end:
         raise malformed("a field is longer than its message")
-    return found
+    return found, at
 
 
 def malformed(why: str) -> InvalidInput:

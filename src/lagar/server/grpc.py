@@ -33,6 +33,8 @@ from lagar.settings import ServerSettings
 
 OFF_LOOP_MESSAGE_BYTES: Final = 1024 * 1024
 """Larger messages are decoded in a thread."""
+ASKED_BYTES: Final = 64 * 1024
+"""What a message may have that holds no rows: some need no key, and are read where all calls are."""
 OK, UNIMPLEMENTED = 0, 12
 
 log = logging.getLogger("lagar.grpc")
@@ -128,6 +130,22 @@ class Calls:
         """Why a call that ended without one whole message is refused."""
         got = f"{stream.size} bytes, {stream.wanted} are announced" if stream.wanted else f"{stream.size} bytes"
         return InvalidInput(f"a call of {stream.method.name} sends one message; what came has {got}")
+
+    def too_large(self, stream: Stream, length: int) -> RequestError | None:
+        """The refusal of a message that is announced, or packed, as larger than its method takes."""
+        if length <= (most := self._most(stream)):
+            return None
+        if stream.method is self._predict:
+            step = "send fewer rows per request, or raise the server's max_body_bytes"
+        else:
+            step = "it needs no more; models are pushed with `lagar push`"
+        return PayloadTooLarge(
+            f"a message of {stream.method.name} has {length} bytes, the limit is {most} bytes; {step}"
+        )
+
+    def _most(self, stream: Stream) -> int:
+        most = self._settings.max_body_bytes
+        return most if stream.method is self._predict else min(most, ASKED_BYTES)
 
     def too_late(self, stream: Stream) -> RequestError:
         """The refusal of a call whose own deadline has passed."""
@@ -270,7 +288,7 @@ class Calls:
 
     def plain(self, stream: Stream, data: bytes, packed: bool) -> bytes:
         """A message as it was before it was compressed, as large as any other may be; raises RequestError."""
-        return unpacked(data, stream.head.encoding, self._settings.max_body_bytes) if packed else data
+        return unpacked(data, stream.head.encoding, self._most(stream)) if packed else data
 
 
 _KEPT: Final = frozenset({"retry-after"})

@@ -21,8 +21,8 @@ from lagar.settings import ServerSettings
 
 _OPEN: Final = ("GET", "/v2/health/ready")
 _READ: Final = ("GET", "/v2")
-_MAX_UNREAD: Final = 64
-"""Answers of a reflection call that its client has not taken."""
+_MAX_UNREAD_BYTES: Final = 256 * 1024
+"""Of answers of a reflection call that its client has not taken."""
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 _NOT_FOUND: Final = 5
 
@@ -139,7 +139,7 @@ class Reflection:
         calls.add(Method(f"/{service}/ServerReflectionInfo", _READ, self._message, streams=True))
 
     def _message(self, stream: Stream, data: bytes, packed: bool) -> None:
-        if len(stream.pending) > _MAX_UNREAD:
+        if stream.unsent > _MAX_UNREAD_BYTES:
             raise Overloaded("the answers of this reflection call are not read")
         asked = self._request.decode(self._calls.plain(stream, data, packed))
         answer = {"valid_host": asked.get("host", ""), "original_request": asked, **self._about(asked)}

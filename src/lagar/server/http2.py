@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from lagar.errors import PayloadTooLarge, RequestError, RequestTimeout
+from lagar.errors import RequestError, RequestTimeout
 from lagar.server import frames
 from lagar.server.exchange import MIN_BODY_BYTES_PER_S
 from lagar.server.frames import (
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._asking: deque[tuple[Stream, int]] = deque()
         """Calls whose message is longer than they may send yet, and by how much."""
         self._blocked: dict[int, Stream] = {}
-        """Those that wait for a window, or for the client to read."""
+        """Those that wait for the window of the connection, or for the client to read."""
         self._writable = True
         self._halted = False
         """True: no further frame is read, until the client reads, or for ever."""
@@ -281,7 +281,8 @@ class Connection(asyncio.Protocol):
             raise ConnectionBroken(ErrorCode.PROTOCOL, "CONTINUATION of no header block")
         _, ends, block = self._partial
         block += payload
-        if len(block) > self.server.settings.max_header_bytes or not payload:
+        endless = not payload and not flags & END_HEADERS
+        if len(block) > self.server.settings.max_header_bytes or endless:
             raise ConnectionBroken(ErrorCode.ENHANCE_YOUR_CALM, "a header block is larger than max_header_bytes")
         if flags & END_HEADERS:
             self._partial = None
@@ -299,9 +300,11 @@ class Connection(asyncio.Protocol):
                 raise ConnectionBroken(ErrorCode.PROTOCOL, "trailers that end no stream")
             self._half_closed(stream)
             return
-        if number <= self._last_id or self._said_last:
-            return  # of a call that was answered or refused before all of it was there; or begun after our last word
+        if number <= self._last_id:
+            return  # of a call that was answered or refused before all of it was there
         self._last_id = number
+        if self._said_last:
+            return  # begun before our last word was heard; what follows of it is passed over too
         if head is None:
             self.transport.write(frames.reset(number, ErrorCode.PROTOCOL))
             return
@@ -326,19 +329,20 @@ class Connection(asyncio.Protocol):
             raise ConnectionBroken(ErrorCode.FRAME_SIZE, "SETTINGS are pairs of 6 bytes, for no stream")
         if flags & ACK:
             return
-        for key, value in struct.iter_unpack(">HI", payload):
-            if key == frames.SETTING_WINDOW:
-                if value > MAX_WINDOW:
-                    raise ConnectionBroken(ErrorCode.FLOW_CONTROL, f"a window of {value} bytes")
-                for stream in self._streams.values():
-                    stream.window += value - self._stream_window
-                self._stream_window = value
-            elif key == frames.SETTING_FRAME_BYTES:
-                if not 16_384 <= value < 1 << 24:
-                    raise ConnectionBroken(ErrorCode.PROTOCOL, f"frames of {value} bytes")
-                self._frame_bytes = value
+        given = dict(struct.iter_unpack(">HI", payload))  # of one that is there a thousand times, the last
+        size = given.get(frames.SETTING_FRAME_BYTES, self._frame_bytes)
+        if not 16_384 <= size < 1 << 24:
+            raise ConnectionBroken(ErrorCode.PROTOCOL, f"frames of {size} bytes")
+        self._frame_bytes = size
+        window = given.get(frames.SETTING_WINDOW, self._stream_window)
+        if window > MAX_WINDOW:
+            raise ConnectionBroken(ErrorCode.FLOW_CONTROL, f"a window of {window} bytes")
+        more = window - self._stream_window
+        self._stream_window = window
         self.transport.write(frames.frame(SETTINGS, ACK, 0))
-        self._pump_all()
+        if more:
+            for stream in list(self._streams.values()):
+                self._let_send(stream, more)
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 8 or number:
@@ -373,13 +377,17 @@ class Connection(asyncio.Protocol):
             return
         stream = self._streams.get(number)
         if stream is not None:
-            stream.window += size
-            if stream.window > MAX_WINDOW:
-                raise ConnectionBroken(ErrorCode.FLOW_CONTROL, "the window of a stream is too large")
-            if number in self._blocked:
-                self._pump(stream)
+            self._let_send(stream, size)
         elif number > self._last_id:
             raise ConnectionBroken(ErrorCode.PROTOCOL, f"WINDOW_UPDATE of stream {number}, which is not open")
+
+    def _let_send(self, stream: Stream, more: int) -> None:
+        """The window of a stream is larger by this, or smaller."""
+        stream.window += more
+        if stream.window > MAX_WINDOW:
+            raise ConnectionBroken(ErrorCode.FLOW_CONTROL, "the window of a stream is too large")
+        if stream.pending and stream.window > 0:
+            self._pump(stream)
 
     # -- messages that come in
 
@@ -422,15 +430,9 @@ class Connection(asyncio.Protocol):
     def _expect(self, stream: Stream) -> None:
         """The length of a message is known: bound it, and let the client send it."""
         length = int.from_bytes(stream.data[1:PREFIX_BYTES], "big")
-        most = self.server.settings.max_body_bytes
-        if length > most:
-            self.server.calls.refuse(
-                stream,
-                PayloadTooLarge(
-                    f"the message has {length} bytes, the limit is {most} bytes; send fewer rows per request, or "
-                    "raise the server's max_body_bytes"
-                ),
-            )
+        error = self.server.calls.too_large(stream, length)
+        if error is not None:
+            self.server.calls.refuse(stream, error)
             return
         stream.wanted = length + PREFIX_BYTES
         more = stream.wanted - stream.size - stream.allowed
@@ -511,6 +513,8 @@ class Connection(asyncio.Protocol):
         if not stream.begun:
             stream.begun = True
             self.transport.write(frames.frame(HEADERS, END_HEADERS, stream.id, stream.first_block))
+        if not stream.pending:
+            stream.moved = self.server.now
         stream.pending.append(memoryview(PREFIX.pack(0, len(message)) + message))
         self._pump(stream)
 
@@ -526,10 +530,12 @@ class Connection(asyncio.Protocol):
             chunk = pending[0]
             room = min(self._window, stream.window, self._frame_bytes, len(chunk))
             if room <= 0 or not self._writable:
-                self._blocked[stream.id] = stream
+                if stream.window > 0:  # else its own window is what it waits for
+                    self._blocked[stream.id] = stream
                 return
             self._window -= room
             stream.window -= room
+            stream.moved = self.server.now
             self.transport.write(frames.frame(DATA, 0, stream.id, bytes(chunk[:room])))
             if room == len(chunk):
                 pending.popleft()
@@ -540,7 +546,11 @@ class Connection(asyncio.Protocol):
             self._close_stream(stream, stream.trailer)
 
     def _pump_all(self) -> None:
+        """Those that wait for the connection, as far as it goes: its window may have grown by a byte."""
         for stream in list(self._blocked.values()):
+            if self._window <= 0 or not self._writable:
+                return
+            self._blocked.pop(stream.id, None)
             self._pump(stream)
 
     def _close_stream(self, stream: Stream, last: bytes) -> None:
@@ -617,14 +627,20 @@ class Connection(asyncio.Protocol):
             self._say_goodbye()
 
     def _check_stream(self, stream: Stream, now: float) -> None:
-        if stream.complete or stream.method.streams:
-            return
         settings = self.server.settings
+        if stream.pending and self.server.now - stream.moved > settings.write_timeout_s:
+            self.transport.write(frames.reset(stream.id, ErrorCode.CANCEL))
+            self._drop(stream)
+            self._close_if_done()
+            return
+        endless = stream.method.streams or stream.endless
+        if stream.complete and not endless:
+            return
         waited = now - stream.opened
         error: RequestError | None = None
         if stream.deadline is not None and now > stream.deadline:
             error = self.server.calls.too_late(stream)
-        elif waited > settings.body_timeout_s + stream.size / MIN_BODY_BYTES_PER_S:
+        elif not endless and waited > settings.body_timeout_s + stream.size / MIN_BODY_BYTES_PER_S:
             error = RequestTimeout(f"the message did not arrive within {settings.body_timeout_s:g} s")
         if error is not None:
             self.server.calls.refuse(stream, error)

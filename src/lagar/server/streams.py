@@ -28,7 +28,7 @@ class Stream:
 
     __slots__ = (
         "allowed", "begun", "call", "complete", "connection", "data", "endless", "endpoint", "granted", "head", "id",
-        "live", "method", "on_gone", "opened", "pending", "request_id", "trailer", "wanted", "window",
+        "live", "method", "moved", "on_gone", "opened", "pending", "request_id", "trailer", "wanted", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, number: int, head: Head, window: int) -> None:
@@ -52,6 +52,8 @@ class Stream:
         self.begun = False
         """True once the first header block of the answer is out."""
         self.pending: deque[memoryview] = deque()
+        self.moved = 0.0
+        """When the client last let some of that through, on time.monotonic."""
         self.trailer: bytes | None = None
         self.opened = time.perf_counter()
         self.request_id = ""
@@ -68,6 +70,11 @@ class Stream:
     def first_block(self) -> bytes:
         """The header block that every answer begins with."""
         return _FIRST_BLOCK + literal(b"x-request-id", self.request_id.encode("ascii"))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of its answers that the client has not let through."""
+        return sum(map(len, self.pending))
 
     @property
     def size(self) -> int:
