@@ -74,9 +74,11 @@ def test_mlservers_names_have_the_numbers_of_our_own(tmp_path: Path) -> None:
     assert values[f"model_infer_request_failure_total{labels}"] == 3
     assert values[f"model_infer_request_duration_count{labels}"] == 4
     assert values[f"model_infer_request_duration_sum{labels}"] == pytest.approx(2.0)
-    path = 'app_name="lagar",method="POST",path="/v2/models/{model_name}/infer"'
+    path = 'app_name="mlserver",method="POST",path="/v2/models/{model_name}/infer"'
     assert values[f'http_requests_total{{{path},status_code="200"}}'] == 5
     assert values[f'http_requests_total{{{path},status_code="400"}}'] == 3
+    assert values[f'http_request_duration_seconds_count{{{path},status_code="200"}}'] == 4
+    assert values[f'http_request_duration_seconds_sum{{{path},status_code="200"}}'] == pytest.approx(2.0)
     grpc = 'grpc_method="ModelInfer",grpc_service="inference.GRPCInferenceService",grpc_type="UNARY"'
     assert values[f"grpc_server_started_total{{{grpc}}}"] == 4
     assert values[f'grpc_server_handled_total{{code="OK",{grpc}}}'] == 4

@@ -130,7 +130,7 @@ def test_metrics_are_on_their_own_port_under_mlservers_names(server: LagarServer
     assert values[f"model_infer_request_failure_total{labels}"] >= 1
     assert values[f"model_infer_request_duration_count{labels}"] >= 1
     assert values[f"lagar_request_seconds_count{labels}"] == values[f"model_infer_request_duration_count{labels}"]
-    path = 'app_name="lagar",method="POST",path="/v2/models/{model_name}/infer",status_code="200"'
+    path = 'app_name="mlserver",method="POST",path="/v2/models/{model_name}/infer",status_code="200"'
     rest = next(
         value for name, value in values.items() if name.startswith("rest_server_requests_total") and '"200"' in name
     )

@@ -23,6 +23,8 @@ _GRPC: Final = {
     "413": "RESOURCE_EXHAUSTED", "429": "RESOURCE_EXHAUSTED", "503": "UNAVAILABLE", "504": "DEADLINE_EXCEEDED",
 }  # fmt: skip
 _GRPC_LABELS: Final = ("UNARY", "inference.GRPCInferenceService", "ModelInfer")
+_APP: Final = "mlserver"
+"""What MLServer calls itself in this label: dashboards choose by it."""
 _PATHS: Final = {"v2": "/v2/models/{model_name}/infer", "mlflow": "/invocations"}
 
 
@@ -36,6 +38,7 @@ def families(samples: Sequence[Sample], rest_prefix: str) -> Iterator[Metric]:
     yield _durations(by_name["lagar_request_seconds"])
     yield _batches(by_name["lagar_batch_rows"])
     yield _rest(requests, rest_prefix)
+    yield _rest_durations(by_name["lagar_request_seconds"], rest_prefix)
     yield from _grpc(requests)
 
 
@@ -74,6 +77,21 @@ def _batches(rows: Sequence[Sample]) -> Metric:
     return family
 
 
+def _rest_durations(seconds: Sequence[Sample], prefix: str) -> Metric:
+    """The times of all answers: they are not kept by protocol, and what MLServer measures is its REST server."""
+    family = HistogramMetricFamily(
+        f"{prefix}_request_duration_seconds",
+        "Seconds from a request's last byte to its answer, of every protocol.",
+        labels=("method", "path", "status_code", "app_name"),
+    )
+    if seconds:
+        *counts, total = map(sum, zip(*(sample.values for sample in seconds), strict=True))
+        bounds = [*map(floatToGoString, FAMILIES["lagar_request_seconds"].buckets), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
+        family.add_metric(("POST", _PATHS["v2"], "200", _APP), buckets, total * seconds[0].family.scale)
+    return family
+
+
 def _rest(requests: Sequence[Sample], prefix: str) -> Metric:
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for sample in requests:
@@ -83,7 +101,7 @@ def _rest(requests: Sequence[Sample], prefix: str) -> Metric:
     labels = ("method", "path", "status_code", "app_name")
     family = CounterMetricFamily(f"{prefix}_requests", "Inference requests over HTTP.", labels=labels)
     for (path, status), count in sorted(counts.items()):
-        family.add_metric(("POST", path, status, "lagar"), float(count))
+        family.add_metric(("POST", path, status, _APP), float(count))
     return family
 
 
