@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lagar.mlserver import codecs, decoding, types
+from lagar.mlserver import codecs, decoding, objects, types
 from lagar.mlserver.errors import CodecError
 from lagar.mlserver.model import MLModel
 from lagar.mlserver.settings import ModelSettings
@@ -22,7 +22,10 @@ import mlserver
 from mlserver import MLModel, ModelSettings, Settings, types
 from mlserver.codecs import NumpyCodec, StringCodec, PandasCodec, decode_args, DecodedParameterName
 from mlserver.codecs.numpy import NumpyRequestCodec
-from mlserver.codecs.string import StringRequestCodec
+from mlserver.codecs import InputCodecLike
+from mlserver.codecs.json import JSONCodec, decode_from_bytelike_json_to_dict, encode_to_json_bytes
+from mlserver.codecs.lists import as_list, is_list_of
+from mlserver.codecs.string import StringRequestCodec, decode_str, encode_str
 from mlserver.codecs.utils import get_decoded_or_raw
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.handlers.custom import custom_handler
@@ -70,6 +73,8 @@ def request_input(data: Any, datatype: str, shape: list[int], **parameters: Any)
         (codecs.NumpyCodec, "FP64", np.array([1.5, 2.5]).tobytes(), [2, 1], np.array([[1.5], [2.5]])),
         (codecs.StringCodec, "BYTES", ["é", b"b"], [2], ["é", "b"]),
         (codecs.StringCodec, "BYTES", b"abcd", [2, 2], ["ab", "cd"]),
+        (codecs.StringCodec, "BYTES", ["é", None], [2], ["é", None]),
+        (objects.JSONCodec, "BYTES", ['{"a": 1}', b"[2]"], [2], [{"a": 1}, [2]]),
         (codecs.Base64Codec, "BYTES", ["Y2Fm6Q=="], [1], [b"caf\xe9"]),
         (
             codecs.DatetimeCodec,
@@ -96,6 +101,8 @@ def test_tensors_are_decoded_as_their_codec_says(codec: Any, datatype: str, data
         (codecs.NumpyCodec, request_input(["a"], "FP32", [1]), "could not convert"),
         (codecs.Base64Codec, request_input(["not base64!"], "BYTES", [1]), "is not base64"),
         (codecs.DatetimeCodec, request_input(["yesterday"], "BYTES", [1]), "ISO 8601"),
+        (codecs.DatetimeCodec, request_input([None], "BYTES", [1]), "ISO 8601"),
+        (objects.JSONCodec, request_input(["{"], "BYTES", [1]), "is not JSON"),
     ],
 )
 def test_what_a_codec_cannot_read_is_an_error_of_the_caller(codec: Any, tensor: RequestInput, words: str) -> None:
@@ -123,6 +130,12 @@ def test_a_value_is_written_by_the_codec_of_its_type(
     assert (output.datatype, output.shape, output.data.root) == (datatype, shape, data)
     assert output.parameters is not None
     assert output.parameters.content_type == content_type
+
+
+def test_a_value_is_written_as_json_where_that_is_asked_for() -> None:
+    wanted = RequestOutput(name="o", parameters=Parameters(content_type="json"))
+    output = MLModel(ModelSettings(name="m")).encode([{"a": np.float64(1.5), "b": b"c"}], wanted)
+    assert (output.shape, output.data.root) == ([1, 1], [b'{"a":1.5,"b":"c"}'])
 
 
 def test_the_request_says_how_it_is_decoded_before_the_metadata_and_that_before_the_default() -> None:

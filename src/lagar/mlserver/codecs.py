@@ -35,6 +35,30 @@ _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 _DTYPES["BF16"] = "float32"
 """numpy has none of its own; a float32 holds each of its values."""
 Codec = TypeVar("Codec", bound=type)
+InputCodecLike = RequestCodecLike = InputOrOutput = Any
+"""Names that MLServer has for annotations."""
+
+
+def encode_str(elem: str) -> bytes:
+    return elem.encode()
+
+
+def decode_str(encoded: Any, str_codec: str = "utf-8") -> str:
+    """An element as text; None stays None, as in MLServer."""
+    return encoded.decode(str_codec) if isinstance(encoded, bytes) else encoded
+
+
+def is_list_of(payload: Any, instance_type: type) -> bool:
+    return isinstance(payload, list) and all(isinstance(item, instance_type) for item in payload)
+
+
+def as_list(input_value: Any) -> list[Any]:
+    return list(input_value) if isinstance(input_value, (list, tuple)) else [input_value]
+
+
+def inject_batch_dimension(shape: list[int]) -> list[int]:
+    """A shape with an axis behind the rows."""
+    return shape if len(shape) > 1 else [*shape, 1]
 
 
 class InputCodec:
@@ -261,7 +285,7 @@ class StringCodec(InputCodec):
         return _column(cls, name, list(payload))
 
     @classmethod
-    def decode_input(cls, request_input: RequestInput) -> list[str]:
+    def decode_input(cls, request_input: RequestInput) -> list[str | None]:
         return [_text(element, request_input.name) for element in elements(request_input)]
 
 
@@ -271,9 +295,10 @@ def _column(codec: type[InputCodec], name: str, texts: list[Any]) -> ResponseOut
     return ResponseOutput(name=name, datatype="BYTES", shape=[len(texts), 1], data=texts, parameters=parameters)
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: Any, name: str) -> str | None:
+    """An element as text; null stays None."""
     try:
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
     except UnicodeDecodeError as error:
         raise CodecError(f"input '{name}' holds bytes that are not UTF-8: {error}") from error
 
@@ -326,7 +351,7 @@ class DatetimeCodec(InputCodec):
     def decode_input(cls, request_input: RequestInput) -> list[datetime]:
         texts = [_text(element, request_input.name) for element in elements(request_input)]
         try:
-            return [datetime.fromisoformat(text) for text in texts]
+            return [datetime.fromisoformat(text or "") for text in texts]
         except ValueError as error:
             raise CodecError(f"input '{request_input.name}' is no ISO 8601 moment: {error}") from error
 

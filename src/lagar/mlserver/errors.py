@@ -49,7 +49,10 @@ class CodecError(MLServerError):
 
 
 class CodecNotFound(CodecError):
-    def __init__(self, name: str | None = None, payload_type: Any = None) -> None:
+    def __init__(
+        self, name: str | None = None, payload_type: Any = None, is_input: bool = True, is_request: bool = False
+    ) -> None:
+        del is_input, is_request
         parts = [f"with name {name}"] if name else []
         parts += [f"with type {payload_type}"] if payload_type else []
         super().__init__(f"no codec was found {' and '.join(parts)}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
-from lagar.mlserver import codecs, decoding, errors, model, runtimes, settings, types
+from lagar.mlserver import codecs, decoding, errors, model, objects, runtimes, settings, types
 
 VERSION: Final = "1.7.0"
 """The release of MLServer whose names these are."""
@@ -54,7 +54,7 @@ def _names_of(*modules: ModuleType) -> dict[str, Any]:
 
 def _contents() -> dict[str, dict[str, Any]]:
     """Module → its names."""
-    codec_names = _names_of(errors, decoding, codecs)
+    codec_names = _names_of(errors, objects, decoding, codecs)
     model_names = {"MLModel": model.MLModel, **_names_of(types)}
     sklearn = _names_of(runtimes)
     utilities = {"get_model_uri": settings.get_model_uri, "generate_uuid": generate_uuid}
@@ -79,7 +79,9 @@ def _contents() -> dict[str, dict[str, Any]]:
         "mlserver.handlers.custom": {"custom_handler": custom_handler},
         "mlserver.codecs": codec_names,
     }
-    for part in ("base", "numpy", "string", "base64", "datetime", "pandas", "utils", "errors", "decorator"):
+    for part in (
+        "base", "numpy", "string", "base64", "datetime", "pandas", "json", "lists", "utils", "errors", "decorator",
+    ):  # fmt: skip
         contents[f"mlserver.codecs.{part}"] = codec_names
     for package, part in (
         ("mlserver_sklearn", "sklearn"),
