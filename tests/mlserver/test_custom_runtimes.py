@@ -404,6 +404,78 @@ def test_grpc_carries_the_same_request_and_answer(opened: Any, raw: bool) -> Non
     assert np.frombuffer(blob, "<f4").tolist() == [3.0, 7.0]
 
 
+COUNTED = """
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.errors import InferenceError
+from mlserver.types import InferenceResponse
+
+
+class Counted(MLModel):
+    async def load(self):
+        self.calls = []
+        return True
+
+    async def predict(self, payload):
+        rows = self.decode(payload.inputs[0], default_codec=NumpyCodec)
+        self.calls.append(len(rows))
+        if (rows < 0).any():
+            raise InferenceError("no row may be below 0")
+        outputs = [NumpyCodec.encode_output("total", rows.sum(axis=1)), NumpyCodec.encode_output("twice", rows * 2)]
+        whole = [NumpyCodec.encode_output("all", rows.sum(axis=0))] if rows[0, 0] == 7 else []
+        return InferenceResponse(model_name=self.name, outputs=outputs + whole)
+"""
+
+
+def together(loaded: LoadedModel, *requests: dict[str, Any]) -> tuple[list[Any], list[int]]:
+    """The answers to requests of one call, or what refuses them, and how many rows each call of the class had."""
+    adapter = WholeAdapter(Deployed(loaded))
+    decoded = [adapter.decode(json.dumps(request).encode(), f"id-{n}") for n, request in enumerate(requests)]
+    rows = Rows.join([request.rows for request in decoded if request.rows is not None])
+    outcomes = loaded.predictor.predict(rows, decoded[0].outputs)[mlserver.ANSWER]
+    answers = []
+    for request, outcome in zip(decoded, outcomes, strict=True):
+        try:
+            written, _, _ = adapter.encode(request, {mlserver.ANSWER: [outcome]})  # type: ignore[dict-item]
+            answers.append(json.loads(written))
+        except InvalidInput as error:
+            answers.append(error.message)
+    return answers, loaded.predictor._model.calls
+
+
+def test_requests_are_one_where_the_settings_ask_for_batches(opened: Any) -> None:
+    model = opened(COUNTED, cls="Counted", max_batch_size=3, max_batch_time=0.1)
+    one, two = {"id": "a", "inputs": [tensor([[1, 2]])]}, {"inputs": [tensor([[3, 4], [5, 6]])]}
+    flat = {"inputs": [tensor([1, 1], shape=[1, 2])]}
+    other = {"inputs": [tensor([[1, 2]])], "parameters": {"mine": 1}}
+    answers, calls = together(model, one, two, flat, other, one, one)
+    assert sorted(calls) == [1, 1, 1, 4], "three of a kind at most, and what differs is apart"
+    assert [answer["id"] for answer in answers] == ["a", "id-1", "id-2", "id-3", "a", "a"]
+    assert [answer["outputs"][0]["data"] for answer in answers] == [[3.0], [7.0, 11.0], [2.0], [3.0], [3.0], [3.0]]
+    assert [answer["outputs"][0]["shape"] for answer in answers[:2]] == [[1, 1], [2, 1]]
+    assert (answers[1]["outputs"][1]["shape"], answers[1]["outputs"][1]["data"]) == ([2, 2], [6.0, 8.0, 10.0, 12.0])
+
+
+def test_a_request_that_a_batch_cannot_hold_is_answered_alone(opened: Any) -> None:
+    model = opened(COUNTED, cls="Counted", max_batch_size=8, max_batch_time=0.1)
+    good, bad = {"inputs": [tensor([[1, 2]])]}, {"inputs": [tensor([[-1, 2]])]}
+    answers, calls = together(model, good, bad, good)
+    assert [answer if isinstance(answer, str) else answer["outputs"][0]["data"] for answer in answers] == [
+        [3.0], "no row may be below 0", [3.0],
+    ]  # fmt: skip
+    assert calls == [3, 1, 1, 1]
+    not_by_rows = {"inputs": [tensor([[7, 2]])]}
+    answers, calls = together(model, not_by_rows, good, good)
+    assert [len(answer["outputs"]) for answer in answers] == [3, 2, 2]
+    assert calls[4:] == [3, 1, 1, 1]
+
+
+def test_nothing_is_put_together_that_nobody_asked_for(opened: Any) -> None:
+    one = {"inputs": [tensor([[1, 2]])]}
+    for said in ({}, {"max_batch_size": 8}, {"max_batch_time": 1.0}):
+        assert together(opened(COUNTED, cls="Counted", **said), one, one)[1] == [1, 1]
+
+
 IMAGE = b"\xff\xd8\xff\xe0 no text"
 LENGTHS = """
 from mlserver import MLModel, types

@@ -11,6 +11,7 @@ with one tensor per column.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -29,6 +30,7 @@ from lagar.intake import mlserver as folders
 from lagar.intake.mlserver import Facts
 from lagar.registry.model import ModelSource
 from lagar.registry.signature import Field, FieldType, Output, Signature, Tensor
+from lagar.runtimes import merged
 from lagar.runtimes.base import Draft, Opened
 from lagar.runtimes.raw_booster import answer_raw
 from lagar.types import Array, Outputs, Rows
@@ -322,17 +324,37 @@ class WholePredictor:
     async def _all(self, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(asked) == 1:
             return [await self._outcome(asked[0])]
-        return list(await asyncio.gather(*(self._outcome(request) for request in asked)))
+        most = self._facts.max_batch_size if self._facts.max_batch_time > 0 else 1
+        if most <= 1:
+            return list(await asyncio.gather(*(self._outcome(request) for request in asked)))
+        places = merged.groups(asked, most)
+        found = await asyncio.gather(*(self._together([asked[place] for place in group]) for group in places))
+        outcomes: dict[int, dict[str, Any]] = {}
+        for group, of_group in zip(places, found, strict=True):
+            outcomes.update(zip(group, of_group, strict=True))
+        return [outcomes[place] for place in range(len(asked))]
+
+    async def _together(self, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The outcomes of requests that the model gets as one; one after the other where that fails."""
+        if len(group) > 1:
+            with contextlib.suppress(Exception):  # whose fault it was shows when each is alone
+                answers = merged.split(_plain_answer(await self._answered(merged.merge(group)), None), group)
+                if answers is not None:
+                    return [{"answer": answer} for answer in answers]
+        return [await self._outcome(request) for request in group]
+
+    async def _answered(self, asked: dict[str, Any]) -> Any:
+        from lagar.mlserver.types import InferenceRequest
+
+        answer = self._model.predict(InferenceRequest.model_validate(asked))
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def _outcome(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The answer, or why there is none: one request's failure must not touch those beside it."""
         from lagar.mlserver.errors import MLServerError
-        from lagar.mlserver.types import InferenceRequest
 
         try:
-            answer = self._model.predict(InferenceRequest.model_validate(asked))
-            answer = await answer if inspect.isawaitable(answer) else answer
-            return {"answer": _plain_answer(answer, asked.get("id"))}
+            return {"answer": _plain_answer(await self._answered(asked), asked.get("id"))}
         except MLServerError as error:
             if error.status_code < 500 or error.status_code == 503:
                 return {"error": str(error), "status": error.status_code}
