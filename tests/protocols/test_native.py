@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,32 @@ def test_further_outputs_bear_their_own_names() -> None:
     )
     answer = answered(TWO, {"predict": np.array([1, -1]), "decision_function": np.array([0.5, -0.5])}, View(signature))
     assert answer["decision_function"] == [0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("id", "version"), ("output_id", "output_version")),
+        (("model", "ids", "classes", "scores"), ("output_model", "output_ids", "output_classes", "scores")),
+        (("predict", "predictions", "probabilities"), ("predictions", "output_predictions", "probabilities")),
+        (("id", "output_id", "output_output_id"), ("output_output_output_id", "output_id", "output_output_id")),
+    ],
+)
+def test_an_output_that_is_called_as_a_key_of_the_answer_is_told_as_output(
+    names: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    model = View(Signature(fields=(Field("x"),), outputs=tuple(map(Output, names)), native_outputs=names))
+    adapter = NativeAdapter(model)
+    outputs = {name: np.array([float(place)]) for place, name in enumerate(names)}
+    request = adapter.decode(b"[[1]]", "r-1")
+    text, _, _ = adapter.encode(request, outputs)
+    pairs = json.loads(text, object_pairs_hook=list)
+    assert [key for key, _ in pairs] == ["model", "version", "id", "ids", *told]
+    assert dict(pairs)["ids"] == ["r-1:0"]
+    table, _, _ = adapter.encode(adapter.decode(b"[[1]]", "r-1", Envelope(accept=CSV)), outputs)
+    header, row = (line.split(",") for line in table.decode().splitlines())
+    assert len(set(header)) == len(header) == len(names) + 1
+    assert row == ["r-1:0", *(str(float(place)) for place in range(len(names)))]
 
 
 def test_several_targets_say_their_classes_by_output() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lagar.control.facts import bound, example_records, input_fields, null_words, range_words, token
 from lagar.registry.model import ModelInfo
-from lagar.registry.signature import Field, Output, Scalar
+from lagar.registry.signature import Field, Output, Scalar, answer_names
 
 Schema = dict[str, Any]
 
@@ -225,9 +225,9 @@ def answer_schema(info: ModelInfo) -> Schema:
         },
     }
     required = ["model", "version", "id", "ids"]
-    for name in info.signature.native_outputs:
+    names = answer_names(info.signature.native_outputs)
+    for name, shown in names.items():
         output = info.signature.output(name) or Output(name=name)
-        shown = {"predict": "predictions", "predict_proba": "probabilities"}.get(name, name)
         labels = info.signature.classes if name == "predict" and not output.shape else None
         properties[shown] = {"type": "array", "items": output_schema(output, labels), "description": output.meaning}
         required.append(shown)
@@ -238,7 +238,11 @@ def answer_schema(info: ModelInfo) -> Schema:
             "description": "Class names in the order of each row of probabilities.",
         }
         required.append("classes")
-    several = {output.name: list(output.classes) for output in info.signature.outputs if output.classes is not None}
+    several = {
+        names.get(output.name, output.name): list(output.classes)
+        for output in info.signature.outputs
+        if output.classes is not None
+    }
     if several:
         properties["classes"] = {
             "const": several,

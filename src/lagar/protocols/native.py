@@ -7,7 +7,7 @@ everything else goes the exact way.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -38,7 +38,7 @@ from lagar.protocols.base import (
 from lagar.protocols.bodies import ARROW, CSV, ENVELOPES, ID, ID_ONLY, Batch, BodyReader
 from lagar.protocols.columns import Plan
 from lagar.protocols.json_answer import dumped, output_json
-from lagar.registry.signature import Field, Signature
+from lagar.registry.signature import Field, Signature, answer_names
 from lagar.types import Array, Outputs, Record, Rows
 
 ANSWERS: Final = (JSON, CSV, ARROW)
@@ -46,7 +46,6 @@ _BUFFER_FROM_BYTES: Final = 1536
 _ID_PLACE: Final = b"\x00"
 _TEMPLATE_ROWS: Final = 1024
 _ESCAPED: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
-_ANSWER_NAMES: Final = {"predict": "predictions", "predict_proba": "probabilities"}
 
 
 class _RowsBody(msgspec.Struct):
@@ -107,10 +106,11 @@ class NativeAdapter:
         )
         head = {"model": deployment.name, "version": deployment.version}
         self._head = orjson.dumps(head)[:-1] + b',"id":'
-        self._keys = {name: orjson.dumps(_ANSWER_NAMES.get(name, name)) for name in self._outputs}
+        shown = answer_names(self._outputs)
+        self._keys = {name: orjson.dumps(key) for name, key in shown.items()}
         self._classes = b"" if signature.classes is None else b',"classes":' + orjson.dumps(list(signature.classes))
         several = {
-            output.name: list(output.classes)
+            shown[output.name]: list(output.classes)
             for output in signature.outputs
             if output.classes is not None and output.name in self._outputs
         }
@@ -261,7 +261,7 @@ class NativeAdapter:
             array = outputs[name]
             title = {"predict": "prediction", "predict_proba": "probability"}.get(name, name)
             if array.ndim == 1:
-                columns[title] = _cells(array, name)
+                columns[_free(title, columns)] = _cells(array, name)
                 continue
             flat = array.reshape(len(array), -1)
             labels: Sequence[Any] = range(flat.shape[1])
@@ -270,7 +270,7 @@ class NativeAdapter:
             if classes is not None and len(classes) == flat.shape[1]:
                 labels = classes
             for place, label in enumerate(labels):
-                columns[f"{title}_{label}"] = _cells(flat[:, place], name)
+                columns[_free(f"{title}_{label}", columns)] = _cells(flat[:, place], name)
         return columns
 
     def error(self, error: BaseException, request_id: str) -> ErrorAnswer:
@@ -312,6 +312,13 @@ def _python_type(field: Field) -> Any:
         texts = tuple(category for category in field.categories if type(category) is str)
         kind = Literal[texts] if len(texts) == len(field.categories) else str | int | float | bool
     return kind | None if field.nullable is True else kind
+
+
+def _free(title: str, columns: Mapping[str, Any]) -> str:
+    """A title that no column has yet."""
+    while title in columns:
+        title = f"output_{title}"
+    return title
 
 
 def _cells(array: Array, name: str) -> Any:

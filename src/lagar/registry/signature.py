@@ -6,6 +6,7 @@ and the forms. What cannot be known is None ("unknown") and is not enforced.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -19,6 +20,9 @@ PARAM: Final = "params."
 """Fields of this prefix belong to the call and not to a row: the params of an MLflow signature, each with a default."""
 PARAM_LIST: Final = "[]"
 """Ends the name of a param that is a list, and travels as its JSON."""
+ANSWER_KEYS: Final = ("id", "ids", "model", "version", "classes")
+"""Keys that every answer of the native protocol may have beside the outputs."""
+_SHOWN: Final = {"predict": "predictions", "predict_proba": "probabilities"}
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,3 +117,24 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def output(self, name: str) -> Output | None:
         return next((output for output in self.outputs if output.name == name), None)
+
+
+def answer_names(outputs: Iterable[str]) -> dict[str, str]:
+    """Output → its key in an answer of the native protocol.
+
+    "predict" is told as "predictions" and "predict_proba" as "probabilities"; an output that is called as one of these,
+    or as one of ANSWER_KEYS, is told as "output_NAME", so that no key comes twice.
+    """
+    names = tuple(outputs)
+    shown = {name: key for name, key in _SHOWN.items() if name in names}
+    taken = {*ANSWER_KEYS, *shown.values()}
+    for name in names:
+        if name not in shown and name not in taken:
+            shown[name] = name
+    taken.update(shown.values())
+    for name in names:
+        key = name
+        while name not in shown and key in taken:
+            key = f"output_{key}"
+        taken.add(shown.setdefault(name, key))
+    return {name: shown[name] for name in names}

@@ -12,15 +12,13 @@ import numpy as np
 
 from lagar.errors import LoadFailed, MissingCode, SetupError
 from lagar.registry.model import ModelSource
-from lagar.registry.signature import Field, FieldType, Scalar, Signature
+from lagar.registry.signature import ANSWER_KEYS, Field, FieldType, Scalar, Signature
 from lagar.runtimes import code
 from lagar.runtimes.base import Draft, Opened, plain
 from lagar.types import Array, Outputs, Record, Rows
 
 _TYPES: dict[Any, FieldType] = {float: "float", int: "int", bool: "bool", str: "string"}
 Shape = Literal["records", "matrix", "frame"]
-RESERVED: Final = ("id", "ids", "model", "version", "classes")
-"""What no output may be called: the native answer has keys, and its tables a column, of these names."""
 _ALSO_RESERVED: Final = {"predict": ("predictions", "prediction"), "predict_proba": ("probabilities", "probability")}
 """What an answer calls the output before the colon, so that no other may be called so beside it."""
 
@@ -223,7 +221,8 @@ def outputs_of(where: str, result: Any, n: int) -> Outputs:
 
 
 def _refuse_reserved(where: str, found: Outputs) -> None:
-    reserved = list(RESERVED)
+    # who writes a class can call its outputs otherwise; those of a file are renamed in the answer
+    reserved = list(ANSWER_KEYS)
     for name, titles in _ALSO_RESERVED.items():
         reserved += titles if name in found else ()
     taken = [name for name in found if name in reserved]
