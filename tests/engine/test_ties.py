@@ -114,6 +114,23 @@ def test_shares_are_looked_at_when_only_the_label_is_asked_for_and_not_the_other
     assert answer["predict_proba"].tolist() == [[0.9, 0.1], [1 - 0.50001, 0.50001]]
 
 
+def test_a_row_of_which_single_precision_makes_nan_is_the_original_s_whatever_is_asked_for(bench: Any) -> None:
+    one = bench()
+    shares = one.form.predict
+
+    def overflowing(rows: Rows, outputs: tuple[str, ...]) -> Outputs:
+        answer = shares(rows, outputs)
+        if "predict_proba" in answer:
+            answer["predict_proba"][rows.matrix[:, 0] == 0.9] = np.nan
+        return answer
+
+    one.form.predict = overflowing
+    assert one.labels(0.1, 0.9) == ["a", "original says b"]
+    answer = one.deployment.predict(rows(0.1, 0.9, 0.50001), ("predict_proba",))
+    assert answer["predict_proba"].tolist() == [[0.9, 0.1], [1 - 0.9, 0.9], [1 - 0.50001, 0.50001]]
+    assert one.original.asked == [[0.9], [0.9]]
+
+
 def test_a_form_that_knows_all_labels_asks_nobody(bench: Any) -> None:
     one = bench(margin=0.0)
     assert one.deployment.ties is None

@@ -121,6 +121,24 @@ def test_a_wrong_label_that_is_further_from_a_tie_is_caught_all_the_same(logisti
     assert "from a tie" in found.words
 
 
+def test_a_form_that_overflows_leaves_those_rows_to_the_original(logistic: Original, exam: Exam) -> None:
+    def overflowing(above: float) -> Callable[[Rows, Outputs], Outputs]:
+        def change(rows: Rows, answer: Outputs) -> Outputs:
+            assert rows.matrix is not None
+            lost = (np.abs(rows.matrix) > above).any(axis=1)
+            answer["predict_proba"][lost], answer["predict"][lost] = np.nan, 0
+            return answer
+
+        return change
+
+    result = exam.sit(Altered(logistic, overflowing(1e38)), SINGLE, leans=True)
+    assert (result.violation, result.words) == (None, "")
+    assert result.margin > 0, "or nobody would look"
+    found = exam.sit(Altered(logistic, overflowing(1e38)), SINGLE).violation
+    assert found is not None, "one that does not lean has to know"
+    assert "would answer them" in exam.sit(Altered(logistic, overflowing(1.0)), SINGLE, leans=True).words
+
+
 def test_a_form_that_would_lean_on_the_original_all_the_time_is_of_no_use(logistic: Original, exam: Exam) -> None:
     def vague(rows: Rows, answer: Outputs) -> Outputs:
         answer["predict_proba"] += 0.04

@@ -158,6 +158,26 @@ def test_what_scikit_learn_refuses_is_not_answered_by_the_graph(tmp_path: Path, 
     assert isinstance(told.value, InvalidInput) == bool(np.isinf(value))
 
 
+def test_a_number_that_overflows_behind_a_scaler_is_refused_as_the_scaler_s_successor_does(tmp_path: Path) -> None:
+    original = opened(make_pipeline(StandardScaler(), LinearRegression()).fit(X * 0.1, SUM), tmp_path)
+    form_ = built(original, build_double, tmp_path / "form")
+    scale = original.steps[0].scale_
+    for column in range(WIDTH):
+        most = float(np.finfo(np.float64).max) * scale[column]
+        for value, answered in ((most * 0.99, True), (-most * 0.99, True), (most * 1.01, False), (-1.7e308, False)):
+            row = np.zeros((1, WIDTH))
+            row[0, column] = value
+            assert _answers(original.predictor, row) == _answers(form_, row) == answered, value
+
+
+def _answers(predictor: Any, row: np.ndarray) -> bool:
+    try:
+        predictor.predict(matrix(row), ("predict",))
+    except InvalidInput:
+        return False
+    return True
+
+
 def test_what_float32_does_not_hold_is_refused_as_the_trees_inside_do(tmp_path: Path) -> None:
     row = np.zeros((1, WIDTH))
     row[0, 0] = 1e39

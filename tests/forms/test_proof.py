@@ -110,7 +110,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_the_original_passes_its_own_exam_bit_for_bit_but_for_its_own_jitter(name: str, tmp_path: Path) -> None:
     original, exam = exam_of(MODELS[name](), tmp_path)
-    result = exam.sit(original.predictor, EXACT)
+    # of a model that is not steady not every row's own difference is known: not all are asked alone
+    result = exam.sit(original.predictor, Criterion(1e-14, 1e-14) if exam.worst_jitter else EXACT)
     assert result.violation is None
     assert result.rows > SMALL
     assert not np.any(exam.undecided & np.isin(exam.kinds, ("example", "ordinary")))
@@ -169,7 +170,7 @@ def test_a_model_of_doubles_that_is_asked_in_single_precision_is_caught_at_its_t
     loose = Criterion(absolute=1e-6)
     found = caught(model, tmp_path, lambda original: Altered(original, ask=single), loose).violation
     assert found is not None
-    assert found.kind in ("thresholds", "edges")
+    assert found.kind in ("thresholds", "edges", "borders")
 
 
 def test_an_answer_where_the_original_refuses_is_caught(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def _why(attempt: Attempt) -> list[str]:
     found = attempt.violation
     if attempt.margin and attempt.outcome == "serves":
         return [
-            f"  {attempt.name}: rows less than {attempt.margin:.0e} from a tie are answered by the original, in a "
-            "process apart"
+            f"  {attempt.name}: rows less than {attempt.margin:.0e} from a tie, or too large for 32 bits, are answered",
+            "    by the original, in a process apart",
         ]
     if found is None:
         return [f"  {attempt.name}: {attempt.words}"] if attempt.outcome == "failed" else []

@@ -1,4 +1,5 @@
-"""Rows near a tie: a form that computes in single precision may not know their label, so the original answers them.
+"""Rows near a tie: a form that computes in single precision may not know their label, so the original answers them;
+and those whose numbers it cannot hold, which it makes NaN of.
 
 The original lives in a host process, started by the first such row and ended when it is idle. Asking it takes longer
 than the event loop may be held: a call that runs there and has such a row is run again in the version's thread.
@@ -14,11 +15,13 @@ from lagar.engine.host import HostFailed
 from lagar.errors import InvalidInput, LoadFailed, NotReady
 from lagar.metrics import Registry
 from lagar.registry.model import LoadedModel, ModelSource
-from lagar.runtimes.comparison import SHARES, margins_of
+from lagar.runtimes.comparison import SHARES, unsure
 from lagar.runtimes.sized import Sized
 from lagar.types import Array, Outputs, Predictor, Rows
 
 LABEL = "predict"
+_NO_TIE = -1.0
+"""A margin within which only NaN is: of shares alone nothing can turn."""
 
 
 class MustWait(Exception):
@@ -45,10 +48,10 @@ class Ties:
         Raises MustWait where there is such a row and `may_wait` is False; NotReady when the original cannot be asked.
         """
         margin = self._form.margin(rows.n)
-        if not margin or LABEL not in outputs:
+        if not margin:
             return self._form.predict(rows, outputs)
         answer = self._form.predict(rows, outputs if SHARES in outputs else (*outputs, SHARES))
-        near = np.flatnonzero(margins_of(answer[SHARES]) <= margin)
+        near = np.flatnonzero(unsure(answer[SHARES], margin if LABEL in outputs else _NO_TIE))
         if len(near):
             if not may_wait:
                 raise MustWait
@@ -71,8 +74,8 @@ class Ties:
                 raise
             label = f"{self._source.name}@{self._source.version}"
             raise NotReady(
-                f"{label}: a row lies so near a tie that the original has to answer it, and that cannot be asked now; "
-                "try again",
+                f"{label}: a row lies so near a tie, or has so large a number, that the original has to answer it, and "
+                "that cannot be asked now; try again",
                 retry_after_s=1,
             ) from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,9 @@ _IN_FLOAT: Final = frozenset({
     "SVC", "NuSVC", "SVR", "NuSVR", "VotingClassifier", "VotingRegressor", "StackingClassifier", "StackingRegressor",
 })  # fmt: skip
 """What ONNX Runtime computes in float32 whatever the input, or what has trees inside that need float32."""
+_MOST: Final = float(np.finfo(np.float64).max)
+_ASKED: Final = 256
+"""Columns up to which the original is asked for the limits of each, a hundred times."""
 _TREES: Final = ("Tree", "Forest", "Boosting", "Bagging", "XGB", "LGBM", "CatBoost", "AdaBoost")
 _SLOWER: Final = frozenset({
     "KNeighborsClassifier", "KNeighborsRegressor", "RadiusNeighborsClassifier", "RadiusNeighborsRegressor",
@@ -130,12 +135,14 @@ def _convert(original: Original, folder: Path, dtype: Any) -> None:
     tensor = DoubleTensorType if dtype == "float64" else FloatTensorType
     graph = _graph(list(original.steps), [("X", tensor([None, width]))], {})
     (folder / MODEL).write_bytes(graph)
+    refused = _refused(original, width)
     document = Document(
         format=form.FORMAT,
         kind="graph",
         input=dtype,
         width=width,
-        refused=_refused(original, width),
+        refused=refused,
+        limits=_limits(original, width) if refused in ("infinity", "missing") else [],
         outputs=_outputs(original, graph),
     )
     write(document, folder)
@@ -196,19 +203,42 @@ def _converted_labels(classes: Any) -> Labels:
 
 def _refused(original: Original, width: int) -> Refused:
     """What the original does not take, by asking it."""
+    if _takes(original, width, 0, math.nan):
+        return "nothing" if _takes(original, width, 0, math.inf) else "infinity"
+    return "missing" if _takes(original, width, 0, 1e39) else "beyond float32"
 
-    def takes(value: float) -> bool:
-        row = np.zeros((1, width))
-        row[0, 0] = value
-        try:
-            original.predict(Rows(1, matrix=row))
-        except Exception:
-            return False
-        return True
 
-    if takes(math.nan):
-        return "nothing" if takes(math.inf) else "infinity"
-    return "missing" if takes(1e39) else "beyond float32"
+def _takes(original: Original, width: int, column: int, value: float) -> bool:
+    row = np.zeros((1, width))
+    row[0, column] = value
+    try:
+        original.predict(Rows(1, matrix=row))
+    except Exception:
+        return False
+    return True
+
+
+def _limits(original: Original, width: int) -> list[tuple[float, float]]:
+    """The least and the greatest number that each column may have, by asking; none where that is all there are.
+
+    A scaler divides by less than 1, or a square is taken, and what comes after it refuses the infinity.
+    """
+    found: list[tuple[float, float]] = []
+    for column in range(width if width <= _ASKED else 0):
+        low, high = (_greatest(partial(_takes, original, width, column), sign) for sign in (-1.0, 1.0))
+        found.append((low, high))
+    return [] if all(pair == (-_MOST, _MOST) for pair in found) else found
+
+
+def _greatest(takes: Callable[[float], bool], sign: float) -> float:
+    """The number of this sign that is furthest from 0 and taken, to the bit; those below it are, too."""
+    if takes(sign * _MOST):
+        return sign * _MOST
+    low, high = 0, int(np.float64(_MOST).view(np.int64))  # doubles as whole numbers, in the same order
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if takes(sign * float(np.int64(middle).view(np.float64))) else (low, middle)
+    return sign * float(np.int64(low).view(np.float64))
 
 
 def _vectorizer(given: Any) -> tuple[Any, Text, dict[int, dict[str, Any]]]:

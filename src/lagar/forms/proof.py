@@ -43,6 +43,8 @@ _SINGLE_S: Final = 6.0
 """Seconds that the original's single rows may take."""
 _UNSTEADY: Final = 1e-5
 """A relative difference of the original to itself on ordinary rows above which its answers depend on company."""
+_LEAST_MARGIN: Final = 1e-12
+"""Of a form that leaves any row to the original: without a margin nobody looks."""
 _RARELY: Final = 100
 """One ordinary row in so many may lie near a tie for a form that leaves such rows to the original."""
 
@@ -134,15 +136,15 @@ class Exam:
             if violation is not None:
                 return Result(self.rows.n + len(self.refused), calls, tally.worst, violation)
         margin, turned = tally.leaning()
-        words = "" if turned else self._too_often(margin)
+        words = "" if turned else self._too_often(margin, tally.left)
         return Result(self.rows.n + len(self.refused), calls, tally.worst, turned, margin, words)
 
-    def _too_often(self, margin: float) -> str:
-        """Why a form is of no use that leaves the rows within this margin to the original; "" where it is."""
+    def _too_often(self, margin: float, left: NDArray[np.bool_]) -> str:
+        """Why a form is of no use that leaves these rows and those within the margin to the original; "" if it is."""
         if not margin:
             return ""
         everyday = np.isin(self.kinds, ORDINARY)
-        near = int(np.sum(margins_of(self.reference[SHARES][everyday]) <= margin))
+        near = int(np.sum(left[everyday] | (margins_of(self.reference[SHARES][everyday]) <= margin)))
         if near <= max(1, int(everyday.sum()) // _RARELY):
             return ""
         return f"{near} of {int(everyday.sum())} ordinary rows lie so near a tie that the original would answer them"
@@ -271,6 +273,8 @@ class _Tally:
         self._turned_at = 0.0
         self._turned: Violation | None = None
         self.violation: Violation | None = None
+        self.left = np.zeros(exam.rows.n, dtype=bool)
+        """Rows of whose shares it has made NaN, and that it leaves to the original therefore."""
         self._own = {name: SLACK * _each(by_group, exam.groups) for name, by_group in exam.jitter.items()}
 
     def compare(self, call: Call, answer: Outputs | None, refusal: str) -> None:
@@ -281,7 +285,9 @@ class _Tally:
             return
         if call.answer is None or answer is None:
             return
-        for name, was in call.answer.items():
+        if self._leans:
+            call, answer = self._known(call, answer)
+        for name, was in (call.answer or {}).items() if len(call.rows) else ():
             got = answer.get(name)
             problem = "there is no such output" if got is None else shape_problem(was, got)
             if got is None or problem:
@@ -299,6 +305,18 @@ class _Tally:
 
     def _wrong_labels(self, call: Call, was: Array, got: Array) -> NDArray[np.intp]:
         return np.flatnonzero(~same_labels(was, got) & ~self._exam.undecided[call.rows])
+
+    def _known(self, call: Call, answer: Outputs) -> tuple[Call, Outputs]:
+        """The rows that it does not leave to the original because its own numbers have overflowed."""
+        shares = answer.get(SHARES)
+        if call.answer is None or shares is None or shares.ndim != 2 or len(shares) != len(call.rows):
+            return call, answer
+        lost = np.isnan(shares).any(axis=1)
+        if not lost.any():
+            return call, answer
+        self.left[call.rows[lost]] = True
+        known = {name: values[~lost] for name, values in call.answer.items()}
+        return Call(call.rows[~lost], known, ""), {name: values[~lost] for name, values in answer.items()}
 
     def _leant(self, call: Call, wrong: NDArray[np.intp], was: Array, got: Array, answer: Outputs) -> NDArray[np.intp]:
         """Keep the wrong label that is furthest from a tie, to be judged at the end; what is left is wrong now."""
@@ -320,6 +338,8 @@ class _Tally:
         if not self._leans:
             return 0.0, None
         margin = NEAR * self._worst_share
+        if self.left.any():
+            margin = max(margin, _LEAST_MARGIN)
         return margin, self._turned if self._turned_at > margin else None
 
     def _wrong(self, call: Call, name: str, was: Array, got: Array) -> NDArray[np.intp]:

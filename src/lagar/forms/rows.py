@@ -26,6 +26,8 @@ EXTREMES: Final = (
     255.0, 16777217.0, 2.0**31, 2.0**53, 1e16, -1e16, _F32_MAX, -_F32_MAX, float(np.nextafter(_F32_MAX, np.inf)),
     3.4028235677973366e38, 1e39, -1e39, 1e300, -1.7e308, float("inf"), float("-inf"),
 )  # fmt: skip
+_LARGEST: Final = (_F32_MAX, -_F32_MAX, 1e300, -1.7e308)
+"""What overflows behind a step that makes a number larger, in one precision or the other."""
 OFFSETS: Final = (1e9, -1e9, 1.7e9, 3.3e9, 1e10, -1e10)
 WORDS: Final = (
     "", " ", "text", "one two three", "TEXT", "Ação número 1", "AÇÃO NÚMERO 1", "İstanbul ẞ straße", "naïve café",
@@ -161,11 +163,13 @@ class _MatrixRows:
         return np.asarray(table + shift * (random.random(table.shape) < max(0.2, 1.5 / self._width)))
 
     def _extreme(self, table: Matrix) -> Matrix:
-        """Every extreme alone in a row, in one column after another."""
+        """Every extreme alone in a row, in one column after another; the largest numbers in every column."""
         count = max(len(EXTREMES), min(self._width * 4, 256))
-        table = np.resize(table, (count, self._width))
-        order = np.resize(np.array(EXTREMES), count)
-        table[np.arange(count), np.arange(count) % self._width] = order
+        columns = [np.arange(count), *[np.arange(min(self._width, 64))] * len(_LARGEST)]
+        numbers = [np.resize(np.array(EXTREMES), count), *(np.full(len(columns[1]), value) for value in _LARGEST)]
+        order = np.concatenate(columns)
+        table = np.resize(table, (len(order), self._width))
+        table[np.arange(len(order)), order % self._width] = np.concatenate(numbers)
         return table
 
 

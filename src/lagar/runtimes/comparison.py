@@ -48,6 +48,11 @@ def margins_of(shares: Array) -> NDArray[np.float64]:
     return np.asarray(top[:, -1] - top[:, -2])
 
 
+def unsure(shares: Array, margin: float) -> NDArray[np.bool_]:
+    """Rows whose two likeliest classes are no further apart, or whose shares overflowed: NaN."""
+    return np.asarray(~(margins_of(shares) > margin))
+
+
 def same_labels(was: Array, got: Array) -> NDArray[np.bool_]:
     """Per row whether the labels are the same, in value and type."""
     if was.shape != got.shape:

@@ -51,6 +51,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: Literal["float32", "float64", "text"]
     width: int
     refused: Refused = "nothing"
+    limits: list[tuple[float, float]] = []
+    """Per column the least and the greatest number that the original takes, where steps in front overflow on others."""
     text: Text | None = None
     answer: Answer | None = None
     """The graph's only output is values, (n, k)."""
@@ -95,6 +97,8 @@ class GraphForm:
             name: output.labels.array() for name, output in document.outputs.items() if output.labels is not None
         }
         self._single = document.input == "float32"
+        self._limits = np.array(document.limits).T if document.limits else None
+        self._safe = 0.0 if self._limits is None else float(np.abs(self._limits).min())
         self._one: _OneRow | None = None
         self._names: tuple[str, ...] | None = None
         self._field = ""
@@ -136,6 +140,10 @@ class GraphForm:
             raise ValueError(f"the model takes {self._document.width} columns, got {x.shape[1]}")
         if self._document.refused != "nothing":
             _check(x, self._document.refused)
+        if self._limits is not None and not (np.abs(x) <= self._safe).all():
+            least, greatest = self._limits
+            if ((x < least) | (x > greatest)).any():
+                raise ValueError("Input X contains infinity or a value too large for dtype('float64').")
         return x
 
     def _matrix(self, rows: Rows) -> Array:
