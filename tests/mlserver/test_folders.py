@@ -151,6 +151,18 @@ def test_a_key_that_mlserver_does_not_know_is_told_of_and_says_nothing(tmp_path:
     assert "did you mean 'http_port'" in text
 
 
+def test_what_says_nothing_here_is_told_of(tmp_path: Path) -> None:
+    logistic(tmp_path / "m")
+    write(tmp_path / "m", implementation=SKLEARN, cache_enabled="true", parallel_workers=0, parameters={
+        "inference_pool_gid": "g", "autogenerate_inference_pool_gid": False,
+    })  # fmt: skip
+    (tmp_path / "settings.json").write_text('{"server_name": "shop", "cache_enabled": false, "cache_size": 5}')
+    told = paths.find(Asked(paths=(str(tmp_path),))).skipped
+    assert [line.partition(": ")[2].split(" says nothing")[0] for line in told] == [
+        'server_name = "shop"', 'cache_enabled = "true"', 'inference_pool_gid = "g"',
+    ]  # fmt: skip
+
+
 def test_a_model_may_be_named_by_variables_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logistic(tmp_path)
     monkeypatch.setenv("MLSERVER_MODEL_NAME", "iris")

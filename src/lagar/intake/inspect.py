@@ -225,7 +225,7 @@ def _in_folder(folder: Path, skipped: list[str]) -> list[Place]:
 
 def _in_mlserver_folder(folder: Path, skipped: list[str]) -> list[Place]:
     """What MLServer would find in a folder: models with a settings file, at any depth, and nothing else."""
-    skipped.extend(mlserver_server.unknown(folder))
+    skipped.extend(mlserver_server.unheard(folder))
     root = mlserver_server.root_of(folder)
     found = mlserver.places(root, skipped)
     alone = len(found) == 1 and found[0].folder == folder

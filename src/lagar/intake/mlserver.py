@@ -67,6 +67,14 @@ _PARAMETERS: Final = (
     "uri", "version", "environment_path", "environment_tarball", "inference_pool_gid",
     "autogenerate_inference_pool_gid", "format", "content_type", "extra",
 )  # fmt: skip
+_SILENT: Final = {
+    "parallel_workers": "MLServer has it in settings.json now; `lagar serve --workers` too",
+    "cache_enabled": "every answer is computed",
+}
+_SILENT_PARAMETERS: Final = {
+    "inference_pool_gid": "a model that must not share a process gets its own",
+    "autogenerate_inference_pool_gid": "a model that must not share a process gets its own",
+}
 _ENVIRONMENT: Final = (
     "put its requirements.txt beside the model, and `lagar push --requirements` makes the environment from it: "
     "docs/environments.md"
@@ -212,7 +220,7 @@ def _fields(folder: Path, root: Path) -> tuple[Fields, Fields]:
 
 def _place(folder: Path, root: Path, skipped: list[str]) -> Place:
     model, parameters = _fields(folder, root)
-    skipped.extend(model.unknown(_MODEL))
+    skipped.extend(model.unknown(_MODEL) + model.silent(_SILENT) + parameters.silent(_SILENT_PARAMETERS))
     return Place(folder, model.text("name") or folder.name, parameters.text("version"))
 
 

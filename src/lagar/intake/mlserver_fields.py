@@ -102,9 +102,21 @@ class Fields:
 
     def refuse(self, name: str, why: str) -> None:
         """Raise SetupError where the field says something: not null, false, 0 or empty."""
-        value, origin = self._raw(name)
-        if value not in (None, "", False, 0, [], {}) and str(value).strip().lower() not in _FALSE:
+        if self._means_something(name):
+            value, origin = self._raw(name)
             raise SetupError(f"{origin}: {name} = {_shown(value)} is not honoured: {why}")
+
+    def silent(self, reasons: Mapping[str, str]) -> list[str]:
+        """A line for each of these fields that says something in MLServer and nothing here."""
+        return [
+            f"{self.origin(name)}: {name} = {_shown(self._raw(name)[0])} says nothing here: {why}"
+            for name, why in reasons.items()
+            if self._means_something(name)
+        ]
+
+    def _means_something(self, name: str) -> bool:
+        value = self._raw(name)[0]
+        return value not in (None, "", False, 0, [], {}) and str(value).strip().lower() not in _FALSE
 
     def unknown(self, known: Sequence[str]) -> list[str]:
         """A line for each key of the file that MLServer does not know either."""

@@ -31,6 +31,15 @@ _REFUSED: Final = {
     "_custom_metrics_server_settings": "the settings of `lagar config` are the whole of them",
     "_custom_grpc_server_settings": "the settings of `lagar config` are the whole of them",
 }
+_SILENT: Final = {
+    "model_repository_implementation_args": "there is no other implementation",
+    "server_name": "GET /v2 tells the truth",
+    "server_version": "GET /v2 tells the truth",
+    "extensions": "GET /v2 tells the truth",
+    "environments_dir": "environments lie in the home",
+    "metrics_dir": "counts are kept in the home's run folder",
+    "cache_enabled": "every answer is computed",
+}
 _KNOWN: Final = (
     "debug", "parallel_workers", "parallel_workers_timeout", "environments_dir", "model_repository_implementation",
     "model_repository_root", "model_repository_implementation_args", "load_models_at_startup", "server_name",
@@ -145,6 +154,7 @@ def _variables(folder: Path) -> dict[str, str]:
     return variables_of(folder, settings.mlserver_variables())
 
 
-def unknown(folder: Path) -> list[str]:
-    """A line for each key of settings.json that says nothing to MLServer either."""
-    return _fields(folder).unknown(_KNOWN)
+def unheard(folder: Path) -> list[str]:
+    """A line for each key that says nothing here, because MLServer does not know it or because there is no need."""
+    fields = _fields(folder)
+    return fields.unknown(_KNOWN) + fields.silent(_SILENT)
