@@ -100,7 +100,7 @@ class V2Adapter:
             check_json_type(envelope.content_type)
         text, blob = split(body, envelope.header_length or "")
         if not text:
-            return self._request(self._reader.read_raw(body), request_id, timeout_s)
+            return self._request(self._reader.read_raw(blob), request_id, timeout_s)
         found = None if self._binary is None else self._binary.read(text, blob)
         if found is None:
             return self._request(self._reader.read(text, blob), request_id, timeout_s)

@@ -87,7 +87,7 @@ class Reader:
         source.close()
         return Given(tensors, outputs, _id(value.get("id")), form, timeout_parameter(parameters.get("timeout")), binary)
 
-    def read_raw(self, body: bytes) -> Given:
+    def read_raw(self, body: memoryview) -> Given:
         """A body that is one tensor and nothing else: rows of a model of numbers, or the one text of a model of texts.
 
         Raises InvalidInput for a model with several inputs that are no numbers: what is what could not be told.
@@ -222,7 +222,7 @@ class _Blobs:
             )
 
 
-def split(body: bytes, header_length: str) -> tuple[bytes, memoryview]:
+def split(body: bytes | memoryview, header_length: str) -> tuple[bytes, memoryview]:
     """The JSON and what stands behind it, by the header's text; raises InvalidInput."""
     size = int(header_length) if header_length.isascii() and header_length.isdigit() and len(header_length) < 19 else -1
     if size < 0:
@@ -234,7 +234,8 @@ def split(body: bytes, header_length: str) -> tuple[bytes, memoryview]:
             f"Inference-Header-Content-Length is {size}, and the body has {len(body)} bytes: it is the length of the "
             "JSON alone, within the body"
         )
-    return body[:size], memoryview(body)[size:]
+    view = memoryview(body)
+    return bytes(view[:size]), view[size:]
 
 
 def _id(given: Any) -> str | None:
@@ -260,9 +261,9 @@ def timeout_parameter(given: Any) -> float | None:
     return given / 1e6
 
 
-def _utf8(body: bytes) -> str:
+def _utf8(body: memoryview) -> str:
     try:
-        return body.decode()
+        return str(body, "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"a raw body for a model of text must be UTF-8, its byte {error.start} is none") from None
 

@@ -100,22 +100,27 @@ class Logistic:
         return None
 
     def _agrees(self, x: Array) -> bool:
-        found = self.outputs(x)
+        found = self.outputs(x, ("predict", "predict_proba"))
         return np.array_equal(found["predict"], plain(self._estimator.predict(x))) and np.array_equal(
             found["predict_proba"], self._estimator.predict_proba(x)
         )
 
-    def outputs(self, x: Any) -> Outputs:
-        """Both outputs for what the steps made of the rows; sparse and odd input goes through decision_function."""
+    def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
+        """The named outputs for what the steps made of the rows; sparse and odd input goes to decision_function."""
         if _ordinary(x, self._width) and self._coef.ndim == 2:
             scores = x @ self._coef + self._intercept
             if scores.shape[1] == 1:
                 scores = scores.reshape(-1)
         else:
             scores = self._estimator.decision_function(x)
-        index = (scores > 0).astype(np.intp) if scores.ndim == 1 else np.argmax(scores, axis=1)
-        labels = plain(self._classes.take(index, axis=0))
-        return {"predict": labels, "predict_proba": self._probabilities(scores)}
+        found: Outputs = {}
+        for name in names:
+            if name == "predict":
+                index = (scores > 0).astype(np.intp) if scores.ndim == 1 else np.argmax(scores, axis=1)
+                found[name] = plain(self._classes.take(index, axis=0))
+            else:
+                found[name] = self._probabilities(scores)
+        return found
 
     def _probabilities(self, scores: Array) -> Array:
         if scores.ndim == 1 and self._sigmoid:

@@ -101,8 +101,7 @@ class ClassifierHead(Head):
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         found: Outputs = {}
         if self._linear is not None:
-            found = self._linear.outputs(x)
-            return {name: found[name] for name in names}
+            return self._linear.outputs(x, names)
         if "predict_proba" in names or self._labels_are_argmax:
             assert self._proba is not None
             proba = self._proba(x)

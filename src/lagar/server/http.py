@@ -50,7 +50,7 @@ class HotEndpoint(Protocol):
 
     def admits(self, head: Head) -> bool: ...
 
-    def open(self, body: bytes, head: Head, request_id: str, sink: Any, received: float) -> Call: ...
+    def open(self, body: bytes | memoryview, head: Head, request_id: str, sink: Any, received: float) -> Call: ...
 
     def encode(self, call: Call) -> Encoded: ...
 
@@ -309,7 +309,9 @@ class Connection(asyncio.Protocol):
             if have >= head.length:
                 stop = end + head.length
                 self._buffer = data[stop:]
-                self._start_hot(data[end:stop])
+                # Tensors are copied from where they stand into rows: no other copy of them is made.
+                tensors = head.envelope.header_length is not None
+                self._start_hot(memoryview(data)[end:stop] if tensors else data[end:stop])
             elif not self._endpoint.admits(head):
                 # The ASGI lane refuses a key before it reads a body: nothing is kept for those who have none.
                 self._buffer = b""
@@ -343,7 +345,7 @@ class Connection(asyncio.Protocol):
         if self._state is State.HEAD:
             self._read()
 
-    def _start_hot(self, body: bytes) -> None:
+    def _start_hot(self, body: bytes | memoryview) -> None:
         self._state = State.BUSY
         head = self._head
         if self._endpoint.retired and not self._route_again(body):
@@ -360,11 +362,11 @@ class Connection(asyncio.Protocol):
             self._call = None
             self._refuse_hot(self._logged(error, "a request could not be read"))
 
-    def _route_again(self, body: bytes) -> bool:
+    def _route_again(self, body: bytes | memoryview) -> bool:
         """A switch took place while the body came: the version that is live now answers; False when none is hot."""
         route = self.server.heads.route(self._head)
         if route is None:
-            self._start_cold(self._head, body)
+            self._start_cold(self._head, bytes(body))
             return False
         self._endpoint = route.pick()
         return True
@@ -375,13 +377,13 @@ class Connection(asyncio.Protocol):
             log.error(event, exc_info=error, extra={"request_id": self._request_id})
         return error
 
-    def _open_off_loop(self, head: Head, body: bytes, received: float) -> None:
+    def _open_off_loop(self, head: Head, body: bytes | memoryview, received: float) -> None:
         opened = self.server.loop.run_in_executor(
             None, self._endpoint.open, body, head, self._request_id, self, received
         )
         opened.add_done_callback(lambda future: self._opened(future, body))
 
-    def _opened(self, future: asyncio.Future[Call], body: bytes) -> None:
+    def _opened(self, future: asyncio.Future[Call], body: bytes | memoryview) -> None:
         failed = future.exception()
         if self._state is State.CLOSED:
             return

@@ -6,7 +6,7 @@ Both lanes open calls, encode answers and refuse with the same three methods, so
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from lagar.engine.batcher import Call, Sink
 from lagar.engine.deployment import Deployment
@@ -40,10 +40,13 @@ class Endpoint:
         self._gate = gate
         self._timeout_s = request_timeout_s
 
-    def open(self, body: bytes, head: Head, request_id: str, sink: Sink, received: float) -> Call:
-        """The call of a hot request; raises RequestError."""
+    def open(self, body: bytes | memoryview, head: Head, request_id: str, sink: Sink, received: float) -> Call:
+        """The call of a hot request; raises RequestError.
+
+        A view of the body is only for adapters that read tensors behind the JSON, and their header is there.
+        """
         self._gate.check_prediction(head.authorization)
-        return self.call(self._adapter.decode(body, request_id, head.envelope), sink, received)
+        return self.call(self._adapter.decode(cast(bytes, body), request_id, head.envelope), sink, received)
 
     @property
     def retired(self) -> bool:
