@@ -150,6 +150,8 @@ def test_versions_in_a_folder_of_their_model_are_served_too(watched: Watched, wi
     watched.becomes("rose", "9")
     put(wines.files["2"], watched.folder / "rose" / "10" / "model.joblib")
     watched.becomes("rose", "10")
+    told = httpx.get(f"{watched.server.url}/models/rose", timeout=30).json()["versions"]
+    assert {version["version"] for version in told} == {"9", "10"}  # as a server that starts has both
     answer = httpx.post(
         f"{watched.server.url}/models/rose/versions/9/predict", json={"inputs": wines.rows[:1]}, timeout=30
     )

@@ -199,8 +199,12 @@ class Worker:
         return running is None or running.apart  # wanted by its label only, and so in a process of its own
 
     def _leaving(self, wanted: Prepare) -> set[Deployment]:
-        """What is loaded because it is live, and will not be; all of a model that is taken out of service."""
+        """What is loaded because it is live, and will not be; all of a model that is taken out of service.
+
+        What is wanted by its label only stays: it lies at a path beside the version that answers now.
+        """
         stays, router = answering(wanted.live, wanted.weights), self.serving.router
+        stays |= {(source.name, source.version) for source in wanted.sources}
         replaced = {(source.name, said_version(source.options)) for source in wanted.sources}
 
         def leaves(deployment: Deployment) -> bool:
