@@ -31,7 +31,7 @@ from lagar.protocols.base import Envelope, InferRequest, status_of, timeout_of
 from lagar.registry.model import ModelInfo
 from lagar.server.auth import Gate, challenges, plain_path
 from lagar.server.channel import ServerState
-from lagar.server.coding import accepted, coding_of, packed, unpacked
+from lagar.server.coding import LARGE_AT_ONCE, accepted, coding_of, packed, unpacked
 from lagar.server.cors import Cors
 from lagar.server.demand import Demand
 from lagar.server.exchange import Message, Receive, Scope, Send
@@ -76,6 +76,7 @@ class App:
         self._root = settings.root_path
         self._aliases = {settings.predict_route: INVOCATIONS, settings.health_route: "/ping"}
         self._cors = Cors(settings)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.state = ServerState(ready=False, reason="starting")
         self.draining = False
 
@@ -175,8 +176,6 @@ class App:
             body = await read_body(receive)
             if body is None:
                 return
-            if coding:
-                body = await _unpacked(body, coding, self._settings.max_body_bytes)
             received = time.perf_counter()
             envelope = _envelope(scope)
             deadline = received + self._patience_s(envelope.timeout)
@@ -185,7 +184,11 @@ class App:
             while call is None:
                 async with self._demand.version(name, version, deadline) as deployment:
                     endpoint = self.serving.endpoint(deployment, protocol)
-                    request = await _decoded(endpoint, body, request_id, envelope)
+                    async with self._room(coding, envelope.content_type, len(body)):
+                        if coding:
+                            body = await _unpacked(body, coding, self._settings.max_body_bytes)
+                            coding = ""
+                        request = await _decoded(endpoint, body, request_id, envelope)
                     if not endpoint.retired:  # by a switch, while the body was parsed
                         call = endpoint.call(request, waiter, received)
                         self._batcher.submit(call)
@@ -217,6 +220,10 @@ class App:
         headers = [(b"content-type", media.encode("ascii")), (b"x-request-id", request_id.encode("ascii"))]
         answer, packing = await self._packed(scope, answer)
         await send_answer(send, 200, headers + header_pairs(lines) + packing, answer)
+
+    def _room(self, coding: str, content_type: str | None, size: int) -> contextlib.AbstractAsyncContextManager[None]:
+        """Where a body waits that takes long to read, or may once it is unpacked."""
+        return self._large if coding or _is_long_work(content_type, size) else contextlib.nullcontext()
 
     async def _packed(self, scope: Scope, body: bytes) -> tuple[bytes, Headers]:
         """A large answer as its client takes it, where this server packs answers; and what says so."""
@@ -432,6 +439,7 @@ def _envelope(scope: Scope) -> Envelope:
         accept=_header(scope, b"accept"),
         timeout=_header(scope, b"timeout"),
         header_length=_header(scope, HEADER_LENGTH),
+        headers=scope["headers"],
     )
 
 

@@ -14,6 +14,9 @@ _WINDOWS: Final = {GZIP: 31, DEFLATE: zlib.MAX_WBITS}
 _RAW: Final = -zlib.MAX_WBITS
 _MAX_FRAMES: Final = 16
 """Of gzip; each is read by itself, and a body of a million empty ones would take minutes."""
+LARGE_AT_ONCE: Final = 2
+"""Bodies that a worker unpacks and reads at the same time, of those that take long: 60 kB of gzip may be 60 MB, and
+hundreds of them would wait in memory, each for the thread that reads it."""
 _LEVEL: Final = 1
 """Numbers as text hardly become smaller at more than twice the cost."""
 

@@ -23,6 +23,7 @@ from lagar.protocols import grpc
 from lagar.protocols.base import PLAIN, error_headers, message_of, status_of
 from lagar.protocols.schema import Message
 from lagar.server.auth import Gate
+from lagar.server.coding import LARGE_AT_ONCE
 from lagar.server.demand import Demand
 from lagar.server.frames import literal
 from lagar.server.http2 import Connection
@@ -75,6 +76,7 @@ class Calls:
         self._settings = settings
         self._timeout_s = settings.request_timeout_s
         self._loop = loop
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._methods: dict[bytes, Method] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._predict = Method(grpc.INFER, ("POST", "/v2/models/any/infer"), self._infer)
@@ -204,19 +206,25 @@ class Calls:
             request.timeout_s = left if request.timeout_s is None else min(left, request.timeout_s)
         return endpoint.call(request, stream, received)
 
+    def _opened_plain(self, stream: Stream, endpoint: Endpoint, data: bytes, packed: bool, received: float) -> Call:
+        return self._opened(stream, endpoint, self.plain(stream, data, packed), received)
+
     async def _infer_later(self, stream: Stream, data: bytes, packed: bool, received: float) -> None:
         """The same for a message that is large or compressed, or whose version is to be loaded first."""
         if packed:
-            data = await asyncio.to_thread(self.plain, stream, data, packed)
-        name, version = grpc.address(data)
+            async with self._large:
+                name, version = await asyncio.to_thread(lambda: grpc.address(self.plain(stream, data, packed)))
+        else:
+            name, version = grpc.address(data)
         deadline = received + self._timeout_s
         if stream.deadline is not None:
             deadline = min(deadline, stream.deadline)
         while True:
             async with self._demand.version(name, version or None, deadline) as deployment:
                 stream.endpoint = endpoint = self._serving().endpoint(deployment, "grpc")
-                if len(data) > OFF_LOOP_MESSAGE_BYTES:
-                    call = await asyncio.to_thread(self._opened, stream, endpoint, data, received)
+                if packed or len(data) > OFF_LOOP_MESSAGE_BYTES:
+                    async with self._large:  # unpacked once more: what waits for its version, or for room, is small
+                        call = await asyncio.to_thread(self._opened_plain, stream, endpoint, data, packed, received)
                 else:
                     call = self._opened(stream, endpoint, data, received)
                 if not endpoint.retired:  # by a switch, while the message was decoded
