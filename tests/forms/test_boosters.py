@@ -239,6 +239,7 @@ def test_what_has_no_booster_form_says_why(tmp_path: Path) -> None:
         (catboost_model("values", grow_policy="Lossguide"), build_catboost, "not symmetric"),
         (catboost.CatBoostClassifier(iterations=3, verbose=0, cat_features=["b"], allow_writing_files=False)
          .fit(words, TARGETS["two classes"]), build_catboost, "counts categories"),
+        (catboost_model("values", loss_function="RMSEWithUncertainty"), build_catboost, "variance"),
         (xgboost_model("values", booster="gblinear", max_depth=None), build_xgboost, "linear"),
         (make_pipeline(MinMaxScaler(), lightgbm_model("values")).fit(X, SUM), build_lightgbm, "MinMaxScaler"),
         (LogisticRegression().fit(np.nan_to_num(X), SUM > 0), build_xgboost, "not one of xgboost"),

@@ -50,6 +50,19 @@ def test_an_xgboost_classifier_file_answers_labels_and_probabilities(tmp_path: P
     assert all(field.nullable for field in loaded.signature.fields)
 
 
+def test_a_classifier_of_raw_margins_answers_the_labels_that_its_wrapper_does(saved: Any, tmp_path: Path) -> None:
+    model = xgboost.XGBClassifier(n_estimators=2, objective="binary:logitraw", learning_rate=0.2, n_jobs=1)
+    model.fit(WINE, TWO)
+    margins = model.get_booster().inplace_predict(WINE.to_numpy(), validate_features=False)
+    assert np.any((margins > 0) & (margins <= 0.5)), "where the wrapper's border and a margin's part"
+    same(answers(saved(model), WINE)["predict"], model.predict(WINE))
+    data = xgboost.DMatrix(WINE.to_numpy(), label=TWO)
+    bare = xgboost.train({"objective": "binary:logitraw", "nthread": 1}, data, 2)
+    bare.save_model(tmp_path / "bare.ubj")
+    found = answers(load(tmp_path / "bare.ubj"), WINE.to_numpy())
+    same(found["predict"], (bare.predict(data) > 0).astype(int))
+
+
 def test_a_raw_xgboost_booster_is_what_its_objective_says(tmp_path: Path) -> None:
     data = xgboost.DMatrix(WINE.to_numpy(), label=KIND)
     soft = xgboost.train({"objective": "multi:softmax", "num_class": 3, "nthread": 1}, data, 5)
@@ -186,6 +199,12 @@ def test_a_catboost_regressor_file_is_a_regressor(tmp_path: Path) -> None:
     loaded = load(tmp_path / "diabetes.cbm")
     same(answers(loaded, DIABETES)["predict"], model.predict(DIABETES))
     assert (loaded.signature.task, loaded.signature.names) == ("regressor", tuple(DIABETES.columns))
+
+
+@pytest.mark.parametrize("loss", ["Poisson", "Tweedie:variance_power=1.5", "RMSEWithUncertainty"])
+def test_a_catboost_regressor_answers_what_its_loss_makes_of_the_trees(saved: Any, loss: str) -> None:
+    model = catboost.CatBoostRegressor(loss_function=loss, **QUIET).fit(DIABETES, PROGRESS)
+    same(answers(saved(model), DIABETES)["predict"], model.predict(DIABETES))
 
 
 def test_catboost_categories_are_text_or_whole_numbers(tmp_path: Path) -> None:

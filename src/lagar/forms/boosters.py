@@ -129,6 +129,8 @@ def _catboost(original: Original, folder: Path, *, native_walk: bool) -> None:
 
 def _catboost_answer(head: Any, arrays: dict[str, Any]) -> Answer:
     finish: Any = _FINISH.get(head.loss, "none")
+    if head.loss == "RMSEWithUncertainty":
+        raise NotApplicable("its second value is a variance, which is no sum of its trees")
     if head.task == "regressor":
         return Answer("value", finish=finish)
     if not head.loss and arrays["bias"].size > 1:

@@ -14,6 +14,8 @@ from lagar.types import Array, Outputs, Rows
 
 _CLASS_LOSSES = frozenset({"Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "Focal"})
 _MULTI_LABEL = frozenset({"MultiLogloss", "MultiCrossEntropy"})
+_REGRESSION = {"Poisson": "Exponent", "Tweedie": "Exponent", "RMSEWithUncertainty": "RMSEWithUncertainty"}
+"""Loss → what CatBoostRegressor answers, where that is not the sum of the trees."""
 _EXACT = frozenset({str, int, bool})
 """Types of a categorical feature that CatBoost hashes as they are."""
 
@@ -124,7 +126,7 @@ class CatboostHead(Head):
         if self.task == "classifier":
             self.names = ("predict", "predict_proba")
             self.meanings = {"predict": "the predicted class", "predict_proba": "the probability of each class"}
-        self._regression = "Exponent" if loss in {"Poisson", "Tweedie"} else "RawFormulaVal"
+        self._regression = _REGRESSION.get(loss, "RawFormulaVal")
         self.native = self.names
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:

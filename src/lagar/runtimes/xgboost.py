@@ -116,7 +116,7 @@ class XgboostHead(Head):
         self.task: Task = "classifier" if is_classifier else "regressor"
         # A raw margin or a hinge is no probability.
         has_proba = is_classifier and objective not in {"binary:logitraw", "binary:hinge"}
-        self.border = 0.0 if objective == "binary:logitraw" else 0.5
+        self.border = 0.0 if objective == "binary:logitraw" and self.is_bare else 0.5  # XGBClassifier knows no other
         self.names: tuple[str, ...] = ("predict", "predict_proba") if has_proba else ("predict",)
         self.native = self.names
 
