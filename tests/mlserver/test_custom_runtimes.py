@@ -404,6 +404,32 @@ def test_grpc_carries_the_same_request_and_answer(opened: Any, raw: bool) -> Non
     assert np.frombuffer(blob, "<f4").tolist() == [3.0, 7.0]
 
 
+HEADERS = """
+from mlserver import MLModel
+from mlserver.types import InferenceResponse, Parameters
+
+
+class Headers(MLModel):
+    async def predict(self, payload):
+        sent = {"X-Names": ",".join(payload.parameters.headers), "bad": "a\\r\\nx: y", "Content-Length": "1", "n": 5}
+        return InferenceResponse(model_name=self.name, outputs=[], parameters=Parameters(headers=sent, more=1))
+"""
+
+
+def test_headers_reach_the_class_and_its_own_the_caller(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = opened(HEADERS, cls="Headers")
+    adapter = WholeAdapter(Deployed(model))
+    headers = [(b"x-team", b"a"), (b"authorization", b"Bearer secret"), (b"traceparent", b"00-1")]
+    request = adapter.decode(json.dumps({"inputs": []}).encode(), "id", Envelope(headers=headers))
+    assert request.rows is not None
+    with caplog.at_level(logging.WARNING):
+        body, _, lines = adapter.encode(request, model.predictor.predict(request.rows, request.outputs))
+    assert json.loads(body)["parameters"] == {"more": 1}
+    assert lines.split(b"\r\n")[-3:] == [b"X-Names: x-team,traceparent", b"n: 5", b""]
+    assert "'bad: a" in caplog.text
+    assert "'Content-Length: 1'" in caplog.text
+
+
 COUNTED = """
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec

@@ -15,6 +15,9 @@ from support.mlserver import SUM, custom, logistic, sklearn_model, tensor, write
 from support.server import LagarServer, lagar
 from support.wait import eventually
 
+SEEN = SUM.replace(
+    "outputs=[output])", "outputs=[output], parameters={'headers': {'x-seen': payload.parameters.headers['x-asked']}})"
+)
 PRICES = [{"name": "x", "datatype": "FP64", "shape": [-1, 2], "parameters": {"content_type": "np"}}]
 ANYWHERE = {"MLSERVER_HOST": "0.0.0.0", "LAGAR_GRPC_PORT": "0"}
 
@@ -33,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "shared.py").write_text("ONE = 1\n")
     custom(
         root / "models/sum",
-        f"from shared import ONE\n{SUM}",
+        f"from shared import ONE\n{SEEN}",
         name="sum",
         platform="mine",
         inputs=PRICES,
@@ -55,7 +58,8 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 
 def infer(server: LagarServer, path: str, *inputs: Any, **more: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/v2/models/{path}/infer", json={"inputs": list(inputs), **more}, timeout=60)
+    url, headers = f"{server.url}/v2/models/{path}/infer", {"x-asked": "é".encode("latin-1")}
+    return httpx.post(url, json={"inputs": list(inputs), **more}, headers=headers, timeout=60)
 
 
 def test_its_models_answer_and_the_broken_one_is_named(server: LagarServer) -> None:
@@ -73,10 +77,11 @@ def test_its_models_answer_and_the_broken_one_is_named(server: LagarServer) -> N
 @pytest.mark.parametrize("lane", ["fast", "asgi"])
 def test_a_custom_runtime_answers_whole_requests_on_both_lanes(server: LagarServer, lane: str) -> None:
     path = f"{server.url}/v2/models/sum/infer{'?' if lane == 'asgi' else ''}"
-    headers = {"accept": "application/json, */*"} if lane == "asgi" else {}
+    headers = {"x-asked": lane} | ({"accept": "application/json, */*"} if lane == "asgi" else {})
     good = httpx.post(path, json={"id": "7", "inputs": [tensor([[1, 2], [3, 4]])]}, headers=headers, timeout=60)
     assert good.status_code == 200
     assert (good.json()["id"], good.json()["outputs"][0]["data"]) == ("7", [3.0, 7.0])
+    assert (good.headers["x-seen"], good.json()["parameters"]) == (lane, {})
     bad = httpx.post(path, json={"inputs": []}, headers=headers, timeout=60)
     assert (bad.status_code, bad.json()) == (400, {"error": "one input is summed (0 were received)"})
     failed = httpx.post(path, json={"inputs": [tensor(["a"], datatype="BYTES")]}, headers=headers, timeout=60)

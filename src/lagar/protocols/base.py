@@ -92,6 +92,8 @@ class Envelope(msgspec.Struct, frozen=True):
     """Seconds."""
     header_length: str | None = None
     """Inference-Header-Content-Length: how many bytes of the body are V2's JSON, before the tensors."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """All of them, names in lower case; on the fast lane for models that take whole requests only."""
 
 
 PLAIN: Final = Envelope()

@@ -6,7 +6,9 @@ model is for its own codecs to say. What stands behind the JSON is read as for a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,8 +36,16 @@ from lagar.protocols.v2_request import split, timeout_parameter
 from lagar.runtimes.mlserver import ANSWER, answer_of, rows_of
 from lagar.types import Outputs
 
+log = logging.getLogger("lagar.protocols")
+
 _MAX_ID: Final = 256
 _SIZE: Final = "binary_data_size"
+_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key", b"cookie", b"proxy-authorization"})
+_OWN: Final = frozenset(
+    {"connection", "content-encoding", "content-length", "content-type", "date", "inference-header-content-length",
+     "keep-alive", "trailer", "transfer-encoding", "upgrade", "x-request-id"}
+)  # fmt: skip
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+: [\t -~\xa1-\xff]*")
 
 
 class WholeAdapter:
@@ -67,7 +77,7 @@ class WholeAdapter:
         if type(asked) is not dict:
             raise InvalidInput(f"the body must be an object with 'inputs', got {shown(asked)}")
         _fill(asked.get("inputs"), blob)
-        return request_of(asked, request_id, timeout_s)
+        return request_of(asked, request_id, timeout_s, _told(envelope.headers))
 
     def encode(self, request: InferRequest, outputs: Outputs, shaped: Any = NOT_SHAPED) -> Encoded:
         """The model's answer as it is; raises RequestError where it has refused the request."""
@@ -77,7 +87,7 @@ class WholeAdapter:
         written = [_written(output, request.extra, behind) for output in answer["outputs"]]
         body = self._head | {"id": request_id, "parameters": answer["parameters"], "outputs": written}
         text = orjson.dumps(body, default=_text, option=orjson.OPT_NON_STR_KEYS)
-        lines = event_lines(request_id)
+        lines = event_lines(request_id) + _lines(answer["headers"])
         if not behind:
             return text, JSON, lines
         return b"".join((text, *behind)), OCTETS, lines + b"inference-header-content-length: %d\r\n" % len(text)
@@ -86,7 +96,9 @@ class WholeAdapter:
         return error_answer(error, request_id)
 
 
-def request_of(asked: dict[str, Any], request_id: str, timeout_s: float | None = None) -> InferRequest:
+def request_of(
+    asked: dict[str, Any], request_id: str, timeout_s: float | None = None, headers: Mapping[str, str] | None = None
+) -> InferRequest:
     """The engine's request for a V2 request as plain values, whatever it was written in; raises InvalidInput."""
     given_id = asked.get("id")
     if given_id is not None and (type(given_id) is not str or len(given_id) > _MAX_ID):
@@ -106,7 +118,7 @@ def request_of(asked: dict[str, Any], request_id: str, timeout_s: float | None =
     request_id = request_id if given_id is None else given_id
     whole = {
         "id": request_id,
-        "parameters": parameters or None,
+        "parameters": parameters | {"headers": headers} if headers else parameters or None,
         "inputs": asked["inputs"],
         "outputs": outputs or None,
     }
@@ -115,6 +127,23 @@ def request_of(asked: dict[str, Any], request_id: str, timeout_s: float | None =
     }
     wanted = Binary(bool(parameters.get("binary_data_output")), chosen)
     return InferRequest(1, (ANSWER,), request_id, rows_of(whole), timeout_s=timeout_s, extra=wanted)
+
+
+def _told(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers that the model gets: all but those that say who asks."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name not in _CREDENTIALS}
+
+
+def _lines(headers: Mapping[str, Any]) -> bytes:
+    """The header lines that the model asks for, but for those that are the server's."""
+    lines = []
+    for name, value in headers.items():
+        line = f"{name}: {value}"
+        if name.lower() in _OWN or not _HEADER.fullmatch(line):
+            log.warning("the model's header %.80r is not sent: it is the server's own, or no header", line)
+        else:
+            lines.append(line.encode("latin-1") + b"\r\n")
+    return b"".join(lines)
 
 
 class Binary:

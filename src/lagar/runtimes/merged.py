@@ -40,7 +40,7 @@ def merge(requests: Sequence[Plain]) -> Plain:
         rows = sum(part["shape"][0] for part in parts)
         data = [value for part in parts for value in part["data"]]
         inputs.append(tensor | {"shape": [rows, *tensor["shape"][1:]], "data": data})
-    return first | {"id": None, "inputs": inputs}
+    return first | {"id": None, "inputs": inputs, "parameters": _parameters(first)}
 
 
 def split(answer: Plain, requests: Sequence[Plain]) -> list[Plain] | None:
@@ -83,4 +83,9 @@ def _key(request: Plain) -> bytes | None:
         described.append((tensor["name"], tensor["datatype"], shape[1:], nested, tensor.get("parameters")))
     if not described:
         return None
-    return orjson.dumps((described, request.get("parameters"), request.get("outputs")), option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps((described, _parameters(request), request.get("outputs")), option=orjson.OPT_SORT_KEYS)
+
+
+def _parameters(request: Plain) -> Plain | None:
+    """Without the headers, which are one caller's."""
+    return {name: value for name, value in (request.get("parameters") or {}).items() if name != "headers"} or None

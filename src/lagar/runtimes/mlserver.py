@@ -451,6 +451,7 @@ def _plain_answer(answer: Any, given_id: str | None) -> dict[str, Any]:
         "id": answer.id or given_id,
         "model_version": answer.model_version,
         "parameters": _parameters(answer.parameters),
+        "headers": dict(getattr(answer.parameters, "headers", None) or {}),
         "outputs": outputs,
     }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+import msgspec
+
 from lagar.engine.batcher import Call, Sink
 from lagar.engine.deployment import Deployment
 from lagar.errors import RequestError
@@ -39,6 +41,7 @@ class Endpoint:
         self._adapter = adapter
         self._gate = gate
         self._timeout_s = request_timeout_s
+        self._wants_headers = deployment.signature.whole
 
     def open(self, body: bytes | memoryview, head: Head, request_id: str, sink: Sink, received: float) -> Call:
         """The call of a hot request; raises RequestError.
@@ -46,7 +49,10 @@ class Endpoint:
         A view of the body is only for adapters that read tensors behind the JSON, and their header is there.
         """
         self._gate.check_prediction(head.authorization)
-        return self.call(self._adapter.decode(cast(bytes, body), request_id, head.envelope), sink, received)
+        envelope = head.envelope
+        if self._wants_headers:
+            envelope = msgspec.structs.replace(envelope, headers=head.headers)
+        return self.call(self._adapter.decode(cast(bytes, body), request_id, envelope), sink, received)
 
     @property
     def retired(self) -> bool:
