@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lagar.control.repository import CatalogRepository, Entry, PathRepository
@@ -114,6 +115,13 @@ def test_the_v2_pages_show_their_document(control: Control, path: str) -> None:
     assert answer.status_code == 200
     assert f'data-document="/ml{path}/dataplane.json"' in answer.text
     assert "script-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_the_page_of_one_model_is_open_beside_however_many_others(control: Control) -> None:
+    client = control(wine_info(), *(msgspec.structs.replace(wine_info(), name=f"wine-{n}") for n in range(60)))
+    everything, one = client.get("/v2/docs").text, client.get("/v2/models/wine/docs").text
+    assert ('data-expansion="none"' in everything, 'data-expansion="list"' in one) == (True, True)
+    assert ("<title>Lagar: API</title>" in everything, "<title>Lagar: API of wine</title>" in one) == (True, True)
 
 
 # The repository

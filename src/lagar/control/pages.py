@@ -62,11 +62,11 @@ class Pages:
             refused=_refused(state),
         )
 
-    def docs(self, state: ControlState, prefix: str, document: str = "/openapi.json") -> str:
-        """The API page over one of the documents."""
+    def docs(self, state: ControlState, prefix: str, document: str = "/openapi.json", model: str | None = None) -> str:
+        """The API page over one of the documents; `model` where it is that of one model."""
         # Swagger UI draws the operations of a long document as they are scrolled to: its tags come first then
-        expansion = "list" if len(state.names) <= LISTED_MODELS else "none"
-        return self._render("docs.html", state, prefix, document=prefix + document, expansion=expansion)
+        expansion = "list" if model or len(state.names) <= LISTED_MODELS else "none"
+        return self._render("docs.html", state, prefix, document=prefix + document, expansion=expansion, model=model)
 
     def _render(self, template: str, state: ControlState, prefix: str, **values: Any) -> str:
         def static(name: str) -> str:

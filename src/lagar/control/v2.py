@@ -130,7 +130,7 @@ def _add_docs(app: FastAPI, state: ControlState, pages: Pages, policy: str) -> N
         def page(request: Request, model: str | None = None, version: str | None = None) -> Response:
             v2_document(state, "", model, version)  # a page for what is not there would be empty
             place = f"{request.url.path.rstrip('/')}/dataplane.json"
-            html = pages.docs(state, request.state.prefix, place)
+            html = pages.docs(state, request.state.prefix, place, model)
             headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
             return Response(html, headers=headers)
 
