@@ -23,6 +23,7 @@ from lagar.errors import (
     UnsupportedMediaType,
 )
 from lagar.protocols.base import Envelope, InferRequest
+from lagar.protocols.bodies import PARQUET
 from lagar.protocols.mlflow import MlflowAdapter, error_answer
 from lagar.protocols.native import NativeAdapter
 from lagar.registry.signature import Field, Output, Signature
@@ -94,6 +95,52 @@ def test_texts_for_a_model_with_one_input_need_no_names() -> None:
     for body in ({"inputs": ["a", "b"]}, {"instances": [["a"], ["b"]]}, {"dataframe_records": [{"text": "a"}] * 2}):
         assert rows(body, View(TEXT)).n == 2
     assert rows({"inputs": "a"}, View(TEXT)).n == 1
+
+
+def test_nan_is_a_missing_number_as_in_what_mlflows_own_client_sends() -> None:
+    record = json.dumps({"dataframe_records": [{**CHURN_RECORD, "discount": float("nan")}]})
+    assert "NaN" in record
+    columns = rows(record.encode(), "churn").columns
+    assert columns is not None
+    assert np.isnan(columns["discount"]).all()
+    assert "must not be null" in refusal(json.dumps({"inputs": [[float("nan"), *WINE_ROW[1:]]]}).encode()).message
+    words = rows(b'{"inputs": ["NaN", "a NaN \\" NaN", "Ba\\\\"], "signature_name": NaN}', View(TEXT)).columns
+    assert words is not None
+    assert words["text"].tolist() == ["NaN", 'a NaN " NaN', "Ba\\"]
+    for body in (b'{"inputs": [[-NaN]]}', b'{"inputs": [[NaN1]]}', b'{"inputs": [[Infinity]]}', b'{"inputs": [NaN'):
+        assert isinstance(refusal(body), InvalidJson), body
+
+
+def test_dates_of_parquet_and_arrow_are_read_where_the_field_takes_such() -> None:
+    import datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = (Field("when", "string", content_type="datetime"), Field("word", "string"))
+    signature = Signature(fields, (Output("predict"),), ("predict",), layout="columns", named=True, task="custom")
+    moment = datetime.datetime.fromisoformat("2026-01-31T12:30:00")
+    for when in (pa.array([moment, None], pa.timestamp("us")), pa.array([moment.date(), None])):
+        packed = io.BytesIO()
+        pq.write_table(pa.table({"when": when, "word": ["a", "b"]}), packed)
+        fields = (msgspec.structs.replace(fields[0], nullable=True), fields[1])
+        of = View(msgspec.structs.replace(signature, fields=fields))
+        columns = rows(packed.getvalue(), of, "application/vnd.apache.parquet").columns
+        assert columns is not None
+        first, second = columns["when"].tolist()
+        assert (datetime.datetime.fromisoformat(first).date(), second) == (moment.date(), None)
+    packed = io.BytesIO()
+    pq.write_table(pa.table({"when": ["2026-01-31"], "word": pa.array([moment])}), packed)
+    assert "is of type timestamp" in refusal(packed.getvalue(), View(signature), PARQUET).message
+
+
+def test_values_of_a_single_input_need_no_names_beside_params() -> None:
+    one = msgspec.structs.replace(PARAMS, fields=(PARAMS.fields or ())[1:])
+    for body in ({"inputs": [1, 2]}, {"instances": [[1], [2]]}, {"inputs": [1, 2], "params": {"limit": 0.5}}):
+        columns = rows(body, View(one)).columns
+        assert columns is not None
+        assert (columns["b"].tolist(), columns["params.limit"].tolist()) == ([1.0, 2.0], [0.5, 0.5])
+    assert "row 0 must be a list or an object" in refusal({"inputs": [1, 2]}, View(PARAMS)).message
 
 
 def test_csv_parquet_and_arrow_are_the_same_rows() -> None:

@@ -133,6 +133,40 @@ def test_dates_and_binary_values_travel_as_text(tmp_path: Path) -> None:
         answers(loaded, [{**row, "blob": "no base64!"}])
 
 
+def test_what_a_date_means_does_not_depend_on_those_beside_it(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"day": pd.to_datetime(["2026-11-20"])})
+    loaded = opened(save(tmp_path / "days", "return [str(day) for day in model_input['day']]", frame))
+    days = ["2027-02-03T04:05:06", "2027-02-03", "2027-02-03 04:05:06.5", None]
+    together = answers(loaded, [{"day": day} for day in days])["predict"]
+    assert together == [answers(loaded, [{"day": day}])["predict"][0] for day in days]
+    for day in ("01/02/2027", "2027-02-03T04:05:06Z", "9999-01-01"):
+        with pytest.raises(InvalidInput, match=f"without a zone, in ISO 8601 .* got '{day}' in row 1"):
+            answers(loaded, [{"day": days[0]}, {"day": day}])
+
+
+def test_a_number_that_the_type_of_the_signature_does_not_hold_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"n": np.array([1], np.int32), "f": np.array([0.5], np.float32)})
+    loaded = opened(save(tmp_path / "narrow", "return list(model_input['n'])", frame))
+    assert answers(loaded, [{"n": -(2**31), "f": 0.1}])["predict"] == [-(2**31)]
+    with pytest.raises(InvalidInput, match=r"input 'n' is of int32, which does not hold 2147483648 in row 1"):
+        answers(loaded, [{"n": 1, "f": 0.0}, {"n": 2**31, "f": 0.0}])
+    with pytest.raises(InvalidInput, match=r"input 'f' is of float32, which does not hold 1e\+300 in row 0"):
+        answers(loaded, [{"n": 1, "f": 1e300}])
+
+
+def test_a_tensor_of_whole_numbers_takes_no_others_and_one_of_one_axis_stays_so(tmp_path: Path) -> None:
+    body = "return [f'{model_input.dtype} {model_input.shape}'] * len(model_input)"
+    whole = opened(save(tmp_path / "whole", body, np.zeros((2, 2), np.int32)))
+    assert [field.type for field in whole.signature.fields or ()] == ["int", "int"]
+    assert answers(whole, [{"x0": 1, "x1": 2}]) == {"predict": ["int32 (1, 2)"]}
+    with pytest.raises(InvalidInput, match="the tensor is of int32, which does not hold 4294967296.0 in row 0"):
+        answers(whole, [{"x0": 1, "x1": 2**32}])
+    flat = opened(save(tmp_path / "flat", body, np.zeros(2)))
+    assert answers(flat, [{"x0": 1}, {"x0": 2}]) == {"predict": ["float64 (2,)"] * 2}
+    with pytest.raises(UnsupportedModel, match="takes a tensor of object; Lagar takes numbers"):
+        opened(save(tmp_path / "words", body, np.array(["a", "b"], object)))
+
+
 def test_without_a_signature_the_input_example_says_the_columns(tmp_path: Path) -> None:
     folder = save(tmp_path / "bare", "return list(model_input['b'])", None)
     with pytest.raises(LoadFailed, match=r"does not say its inputs; name them .* --example FILE"):

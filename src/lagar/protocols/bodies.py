@@ -13,6 +13,7 @@ from lagar.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from lagar.protocols import json_body, tables
 from lagar.protocols.base import JSON, Limits, MediaType, parse_media_type, shown
 from lagar.protocols.columns import Plan
+from lagar.protocols.contents import DATETIME
 from lagar.registry.signature import Field, Signature
 from lagar.types import Record
 
@@ -64,7 +65,7 @@ class Batch:
 class BodyReader:
     """Native bodies for one signature."""
 
-    __slots__ = ("_all_columns", "_limits", "_names", "_plan", "_signature", "_takes_ids")
+    __slots__ = ("_all_columns", "_limits", "_moments", "_names", "_plan", "_signature", "_takes_ids")
 
     def __init__(
         self, signature: Signature, plan: Plan, limits: Limits, *, all_columns: bool, takes_ids: bool = True
@@ -72,6 +73,7 @@ class BodyReader:
         """`takes_ids`: a caller's ids are told from his fields, by the names that the native protocol gives them."""
         self._signature = signature
         self._names = signature.names
+        self._moments = frozenset(f.name for f in signature.fields or () if f.content_type == DATETIME)
         self._plan = plan
         self._limits = limits
         self._takes_ids = takes_ids
@@ -96,9 +98,9 @@ class BodyReader:
         if essence == CSV or essence == "application/csv":
             return self._from_cells(tables.read_csv(body, media.charset, self._limits))
         if essence in _PARQUET_TYPES:
-            return self._from_table(tables.read_parquet(body, self._limits, self._wanted()))
+            return self._from_table(tables.read_parquet(body, self._limits, self._wanted(), self._moments))
         if essence in _ARROW_TYPES:
-            return self._from_table(tables.read_arrow(body, self._limits, self._wanted()))
+            return self._from_table(tables.read_arrow(body, self._limits, self._wanted(), self._moments))
         return None
 
     def read_json(self, body: bytes) -> Batch:

@@ -76,7 +76,7 @@ class MlflowAdapter:
 
     def _read_json(self, body: bytes) -> tuple[Batch, Any]:
         """The rows and the params of a JSON body. Members of other names are passed over, as MLflow does."""
-        value = json_body.parse(body)
+        value = json_body.parse_with_nan(body)
         wanted = f"an object with exactly one of {', '.join(FORMATS)}"
         if type(value) is not dict:
             raise InvalidInput(f"the body must be {wanted}, got {shown(value)}")

@@ -28,7 +28,7 @@ _OPEN: Final = b'{"predictions":'
 class Predictions:
     """Both directions for one deployment; the protocols around it say where the rows stand and how errors look."""
 
-    __slots__ = ("_names", "_outputs", "_params", "_plan", "_preprocess", "_records", "reader")
+    __slots__ = ("_bare", "_names", "_outputs", "_params", "_plan", "_preprocess", "_records", "reader")
 
     def __init__(self, deployment: DeploymentView, limits: Limits) -> None:
         signature = deployment.signature
@@ -40,6 +40,8 @@ class Predictions:
             for field in signature.fields or ()
             if field.name.startswith(PARAM) and field.has_default
         }
+        self._bare = bool(self._params) and len(self._names) == len(self._params) + 1
+        """Beside its params it has a single input, whose values may stand by themselves."""
         self._preprocess = handlers is not None and handlers.has_preprocess
         self.reader = BodyReader(signature, self._plan, limits, all_columns=self._preprocess, takes_ids=False)
         known = tuple(output.name for output in signature.outputs)
@@ -49,15 +51,14 @@ class Predictions:
 
     def rows_under(self, key: str, rows: Any) -> Batch:
         """The batch in a member that holds a list of rows, lists by name, or a single record or value."""
-        if type(rows) is list:
-            return self.reader.from_list(rows)
-        if type(rows) is dict and not any(type(value) is list for value in rows.values()):
-            return self.reader.from_list([rows])
-        if type(rows) is dict:
+        if type(rows) is dict and any(type(value) is list for value in rows.values()):
             return self.reader.from_lists(key, rows)
         if rows is None:
             raise InvalidInput(f"'{key}' must be a list of rows, got null", field=key)
-        return self.reader.from_list([rows])
+        items = rows if type(rows) is list else [rows]
+        if self._bare and items and not any(type(item) is list or type(item) is dict for item in items):
+            items = [[item] for item in items]
+        return self.reader.from_list(items)
 
     def request(self, batch: Batch, params: Any, request_id: str, timeout_s: float | None) -> InferRequest:
         """The request of a batch, with the params of the call; raises InvalidInput."""

@@ -121,8 +121,10 @@ def write_arrow(columns: Mapping[str, Any]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def read_arrow(body: bytes, limits: Limits, wanted: frozenset[str] | None = None) -> Columns:
-    """The columns of an Arrow IPC stream; `wanted` None: all of them."""
+def read_arrow(
+    body: bytes, limits: Limits, wanted: frozenset[str] | None = None, moments: frozenset[str] = frozenset()
+) -> Columns:
+    """The columns of an Arrow IPC stream; `wanted` None: all of them; `moments` may be dates and times."""
     rows, size = _arrow_sizes(body)
     _check_rows(rows, limits)
     _check_size(size, limits)
@@ -136,10 +138,12 @@ def read_arrow(body: bytes, limits: Limits, wanted: frozenset[str] | None = None
             batch.validate(full=True)  # offsets of a hostile body would be followed blindly
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise InvalidInput(f"the body is not an Arrow IPC stream: {_first_line(error)}") from None
-    return _columns_of(names, batches, wanted)
+    return _columns_of(names, batches, wanted, moments)
 
 
-def read_parquet(body: bytes, limits: Limits, wanted: frozenset[str] | None = None) -> Columns:
+def read_parquet(
+    body: bytes, limits: Limits, wanted: frozenset[str] | None = None, moments: frozenset[str] = frozenset()
+) -> Columns:
     """The columns of a Parquet file; rows and sizes are checked in its footer before a page is read."""
     if len(body) < 12 or body[:4] != b"PAR1" or body[-4:] != b"PAR1":
         raise InvalidInput("the body is not Parquet: it must begin and end with PAR1")
@@ -164,7 +168,7 @@ def read_parquet(body: bytes, limits: Limits, wanted: frozenset[str] | None = No
             batches.append(batch)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise InvalidInput(f"the body is not a readable Parquet file: {_first_line(error)}") from None
-    return _columns_of(schema.names, batches, wanted)
+    return _columns_of(schema.names, batches, wanted, moments)
 
 
 def _check_size(size: int, limits: Limits) -> None:
@@ -182,7 +186,9 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _columns_of(names: Sequence[str], batches: Sequence[Any], wanted: frozenset[str] | None) -> Columns:
+def _columns_of(
+    names: Sequence[str], batches: Sequence[Any], wanted: frozenset[str] | None, moments: frozenset[str]
+) -> Columns:
     _check_names(names)
     if not sum(batch.num_rows for batch in batches):
         raise InvalidInput("there are no rows in the body")
@@ -191,16 +197,19 @@ def _columns_of(names: Sequence[str], batches: Sequence[Any], wanted: frozenset[
         if wanted is None or name in wanted:
             values: list[Any] = []
             for batch in batches:
-                values.extend(_values(name, batch.column(batch.schema.names.index(name))))
+                values.extend(_values(name, batch.column(batch.schema.names.index(name)), moment=name in moments))
             columns[name] = values
         else:
             columns[name] = []  # its name may matter, its values never do
     return columns
 
 
-def _values(name: str, array: Any) -> list[Any]:
+def _values(name: str, array: Any, *, moment: bool = False) -> list[Any]:
+    """The values of a column; those of dates and times are ISO 8601 where the field takes such."""
     import pyarrow as pa
 
+    if moment and (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
+        array = array.cast(pa.string())
     kind = array.type
     if pa.types.is_dictionary(kind):
         known = _values(name, array.dictionary)

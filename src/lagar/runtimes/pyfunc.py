@@ -90,8 +90,15 @@ def _fields(folder: Path, specs: Sequence[Mapping[str, Any]]) -> tuple[list[Fiel
                 " (-1, width), or columns"
             )
         width = 1 if len(shape) == 1 else int(shape[1])
-        return (None if width < 1 else [Field(f"x{index}") for index in range(width)]), True
+        kind: FieldType = "int" if _dtype(specs).kind in "iu" else "float"
+        if _dtype(specs).kind not in "iuf":
+            raise UnsupportedModel(f"{folder}: its signature takes a tensor of {_dtype(specs)}; Lagar takes numbers")
+        return (None if width < 1 else [Field(f"x{index}", type=kind) for index in range(width)]), True
     return [_field(folder, str(spec.get("name", f"x{place}")), spec) for place, spec in enumerate(specs)], False
+
+
+def _dtype(specs: Sequence[Mapping[str, Any]]) -> np.dtype[Any]:
+    return np.dtype(str(specs[0]["tensor-spec"]["dtype"]))
 
 
 def _few_tensors(specs: Sequence[Mapping[str, Any]]) -> str:
@@ -114,6 +121,7 @@ def _field(folder: Path, name: str, spec: Mapping[str, Any]) -> Field:
         nullable=True if optional or field_type in _MAY_BE_NULL else None,
         has_default=optional,
         example=_EXAMPLES.get(kind),
+        content_type="datetime" if kind == "datetime" else "",
     )
 
 
@@ -139,7 +147,8 @@ class PyfuncPredictor:
     def __init__(self, model: Any, where: str, found: mlmodel.MlflowModel, *, tensor: bool) -> None:
         self._model = model
         self._where = where
-        self._tensor = np.dtype(found.inputs[0]["tensor-spec"]["dtype"]) if tensor else None
+        self._tensor = _dtype(found.inputs) if tensor else None
+        self._flat = tensor and len(found.inputs[0]["tensor-spec"].get("shape") or ()) == 1
         self._kinds = {
             str(spec.get("name", f"x{place}")): str(spec.get("type")) for place, spec in enumerate(found.inputs)
         }
@@ -210,7 +219,8 @@ class PyfuncPredictor:
             if matrix is None:
                 assert rows.columns is not None
                 matrix = np.column_stack([rows.columns[name] for name in self._inputs])
-            return matrix.astype(self._tensor, copy=False)
+            values = _narrowed("the tensor", matrix, self._tensor)
+            return values.ravel() if self._flat else values
         if rows.matrix is not None:
             return pd.DataFrame(rows.matrix, columns=list(self._inputs) or None)
         assert rows.columns is not None
@@ -222,21 +232,55 @@ class PyfuncPredictor:
 
     def _column(self, name: str, column: Array) -> Any:
         """The values in the type that the signature says: MLflow widens, and refuses what it would have to narrow."""
-        import pandas as pd
-
         kind = self._kinds.get(name)
         if kind == "datetime":
-            try:
-                return pd.to_datetime(pd.Series(column)).astype("datetime64[ns]")
-            except (ValueError, TypeError) as error:
-                raise InvalidInput(f"input '{name}' must be a date and time: {error}", field=name) from None
+            return _moments(name, column)
         if kind == "binary":
             return _decoded(name, column)
-        if kind == "integer":
-            return column.astype(np.int32) if column.dtype.kind == "i" else column
+        if kind == "integer" and column.dtype.kind == "i":
+            return _narrowed(f"input '{name}'", column, np.dtype(np.int32))
         if kind == "float" and column.dtype.kind == "f":
-            return column.astype(np.float32)
+            return _narrowed(f"input '{name}'", column, np.dtype(np.float32))
         return column
+
+
+def _narrowed(what: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """The numbers in a type of the signature; raises InvalidInput for one that this type cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow: Array = values.astype(dtype, copy=False)
+    lost = narrow != values if dtype.kind in "iu" else np.isinf(narrow)
+    if lost.any():
+        row = int(np.argwhere(lost)[0][0])
+        got = values[lost][0].item()
+        raise InvalidInput(f"{what} is of {dtype}, which does not hold {got!r} in row {row}", row=row)
+    return narrow
+
+
+def _moments(name: str, column: Array) -> Any:
+    """Dates and times, each read by itself: what one means must not depend on those beside it in a batch."""
+    found = _read_moments(column)
+    if found is not None:
+        return found
+    texts = column.tolist()
+    row = next((row for row in range(len(texts)) if _read_moments(column[row : row + 1]) is None), 0)
+    raise InvalidInput(
+        f"input '{name}' must be a date and time without a zone, in ISO 8601 as 2026-01-31T12:30:00, got"
+        f" {texts[row]!r:.80} in row {row}",
+        field=name,
+        row=row,
+    )
+
+
+def _read_moments(column: Array) -> Any:
+    """None where one of them is no date, or has a zone."""
+    import pandas as pd
+
+    try:
+        found = pd.to_datetime(pd.Series(column), format="ISO8601")
+        naive = found.dtype.kind == "M" and getattr(found.dt, "tz", None) is None
+        return found.astype("datetime64[ns]") if naive else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _decoded(name: str, column: Array) -> Array:
