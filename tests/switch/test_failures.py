@@ -97,6 +97,7 @@ def test_a_file_that_was_changed_on_disk_is_refused_with_both_hashes(
     assert entry.sha256 in str(refused.value)
     assert live(server) == {"1"}
     assert switches(server)["failed"] == 1
+    assert entry.sha256 in server.wait_line("a switch was given up"), "the log says what the command says"
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ class Follower:
             raise CatalogAway(_OTHER.format(number, self._serving))
 
     async def _prepare_proposed(self, proposed: Generation) -> None:
-        outcome = await self._prepare(proposed)
+        outcome = await self._prepare(proposed, proposed=True)
         await self._ask(self._releases.report, proposed.n, self._id, outcome.ok, outcome.reason)
         self._reported = proposed.n
         if not outcome.ok:
@@ -169,7 +169,7 @@ class Follower:
             self._tell(Commit(current.n))
             self._count("switched")
 
-    async def _prepare(self, generation: Generation) -> Prepared:
+    async def _prepare(self, generation: Generation, *, proposed: bool = False) -> Prepared:
         keeping = asyncio.create_task(self._keep_lease())
         try:
             wanted = await self._ask(self._choice.prepare, generation, self._serving)
@@ -178,6 +178,8 @@ class Follower:
             self._tell(wanted)
             outcome = await self._answer
         except LagarError as error:
+            if proposed:  # what a worker refuses is told by the supervisor, which has not heard of this
+                self._log.error("a switch was given up; the old versions go on", reason=error.message)
             return Prepared(generation.n, ok=False, reason=error.message)
         finally:
             keeping.cancel()
