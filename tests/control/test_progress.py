@@ -26,3 +26,14 @@ def test_a_terminal_shows_the_name_of_what_is_taken_in() -> None:
     assert stream.getvalue().endswith("lagar: taking in wine.joblib (load)")
     lines.taken("s3://models/wine.joblib", "wine@1", 2.0)
     assert stream.getvalue().endswith("lagar: wine.joblib is wine@1, taken in in 2.0 s\n")
+
+
+def test_what_is_refused_is_no_longer_shown_as_being_taken_in() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.step("bad.pkl", "scan")
+    lines.step("good.joblib", "load")
+    lines.left("bad.pkl")
+    assert stream.getvalue().endswith("\x1b[K"), "the line of the log that says why stands by itself"
+    lines.step("good.joblib", "lock")
+    assert stream.getvalue().endswith("lagar: taking in good.joblib (lock)")

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from lagar.errors import Refused, SetupError
-from lagar.intake import paths
+from lagar.errors import LagarError, Refused, SetupError
+from lagar.intake import inspect, paths
 from lagar.intake.paths import Admitted
 from lagar.intake.push import push
 from lagar.registry.model import Asked
@@ -34,6 +34,9 @@ class Seen:
 
     def taken(self, path: str, version: str, seconds: float) -> None:
         self.new.append(version)
+
+    def left(self, path: str) -> None:
+        self.lines.append(f"left {Path(path).name}")
 
     def said(self, text: str) -> None:
         self.lines.append(text)
@@ -64,6 +67,26 @@ def test_a_file_becomes_the_version_of_its_hash_and_is_taken_in_once(releases: R
     assert len(version.version) >= 8
     assert (version.created_by, version.manifest.provenance.source) == (ANA.name, "m")
     assert Path(first.source.path).is_relative_to(tmp_path / "home")
+
+
+def test_a_refusal_is_told_while_others_are_taken_in(releases: Releases, tmp_path: Path) -> None:
+    folder, seen = tmp_path / "models", Seen()
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "model.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    scripted_model(folder / "b")
+    told: list[str] = []
+
+    def tell(place: inspect.Place, error: LagarError) -> None:
+        assert seen.new == [], "the other one is still to come"
+        told.append(f"{place.name}: {error.message}")
+
+    finding = paths.find(Asked(paths=(str(folder),)))
+    admitted, refused = paths.admit_all(releases, finding.found, ANA, seen, at_once=1, tell=tell)
+    assert [one.source.name for one in admitted] == ["scripted"]
+    assert [place.name for place, _ in refused] == ["a"]
+    assert len(told) == 1
+    assert told[0].startswith("a: refused at scan")
+    assert seen.lines == ["left model.pkl"], "nothing goes on there"
 
 
 def test_known_content_gets_another_name_or_label_without_another_intake(releases: Releases, tmp_path: Path) -> None:

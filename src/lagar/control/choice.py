@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from lagar.control.equipment import Equipment
+from lagar.control.pins import absence
 from lagar.errors import ChangedArtifact, NotFound
 from lagar.logs import Log
 from lagar.registry.generations import Generation
@@ -46,6 +47,8 @@ class Choice:
         """Every live version, as its manifest has it."""
         self._sources: dict[Key, ModelSource] = {}
         """Versions whose files this process has checked and laid out."""
+        self._absent: set[str] = set()
+        """Pins that nothing is loaded of, as the log was told."""
         self._left_out: set[Key] = set()
         """Live versions whose files were changed, as the log was told."""
         self._taken: tuple[int, frozenset[Key]] | None = None
@@ -114,9 +117,17 @@ class Choice:
             name, _, label = pin.partition("@")
             matching = [(name, label)] if label else sorted(key for key in keys if key[0] == name)
             if not matching:
-                self._log.warning("nothing is live of a pinned model", pin=pin)
+                self._tell_absent(pin)
+            elif not label:
+                self._absent.discard(pin)
             found += matching
         return found
+
+    def _tell_absent(self, pin: str, why: str = "") -> None:
+        """Say once why nothing is loaded of a pin, and what would bring it."""
+        if pin not in self._absent:
+            self._absent.add(pin)
+            self._log.warning("nothing is loaded of a pin", pin=pin, reason=why or absence(self._releases, pin))
 
     def _laid_out(self, chosen: list[Key], new: list[Key], must: set[Key]) -> list[ModelSource]:
         """The chosen versions on disk; those that the workers have not had yet are checked now.
@@ -131,13 +142,12 @@ class Choice:
             version = versions.get(key)
             pin = f"{key[0]}@{key[1]}"
             if version is None and pin in self._pins:
-                self._log.error("a pinned version does not exist", pin=pin)
+                self._tell_absent(pin)
                 continue
             if version is None:
                 raise NotFound(f"{pin} is live and not in the catalog: restore the catalog from a backup")
             if version.state == "retired":  # nothing retired is live, so it is pinned only
-                undo = f"lagar retire {key[0]} {key[1]} --undo"
-                self._log.error("a pinned version is retired and not loaded", pin=pin, mend=undo)
+                self._tell_absent(pin, f"it is retired: `lagar retire {key[0]} {key[1]} --undo` brings it back")
                 continue
             try:
                 self._sources[key] = self._releases.source(version)
@@ -150,6 +160,7 @@ class Choice:
                     self._log.error("a live version is not loaded", reason=error.message)
             else:
                 self._left_out.discard(key)
+                self._absent.discard(pin)
         return [self._sources[key] for key in chosen if key in self._sources]
 
 

@@ -146,6 +146,7 @@ def _leader(
             if is_url(path)
         },
         default_model=server.default_model,
+        pinned=server.pin,
         generation=boot.generation,
         sources=boot.sources,
         begun=lambda: channel.send(ControlReady()),
@@ -294,16 +295,23 @@ async def _tell_keys(
 ) -> None:
     """Read the keys each second, and tell the supervisor when they have changed.
 
-    Not only when `changed` says so: the follower asks that too, and each change is told once.
+    Not only when `changed` says so: the follower asks that too, and each change is told once. So is why they cannot be
+    read: a catalog may be away for hours.
     """
+    away = ""
     while True:
         await asyncio.sleep(KEYS_INTERVAL_S)
         try:
             rows = key_rows(await asyncio.to_thread(list_keys, catalog))
             refuse_fewer(told, rows)
         except LagarError as error:
-            log.error("the keys cannot be read; those known before stay valid", error=error.message)
+            if error.message != away:
+                away = error.message
+                log.error("the keys cannot be read; those known before stay valid", error=away)
             continue
+        if away:
+            away = ""
+            log.info("the keys can be read again")
         if rows != told:
             told = rows
             state.has_keys, state.keys = bool(rows), rows

@@ -29,6 +29,12 @@ class Lines:
             self._running.pop(path, None)
             self._write(f"lagar: {_name(path)} is {version}, taken in in {seconds:.1f} s\n")
 
+    def left(self, path: str) -> None:
+        with self._lock:
+            self._running.pop(path, None)
+            self._stream.write("\r\x1b[K")  # for the line of the log that says why
+            self._stream.flush()
+
     def said(self, text: str) -> None:
         with self._lock:
             self._write(f"lagar: {text}\n")
@@ -52,6 +58,9 @@ class Logged:
     def taken(self, path: str, version: str, seconds: float) -> None:
         self._log.info("taken in", path=path, version=version, seconds=round(seconds, 2))
 
+    def left(self, path: str) -> None:
+        self._log.debug("intake has ended without a version", path=path)
+
     def said(self, text: str) -> None:
         self._log.warning(text)
 
@@ -68,6 +77,9 @@ class Given:
 
     def taken(self, path: str, version: str, seconds: float) -> None:
         self._progress.taken(self._as_given(path), version, seconds)
+
+    def left(self, path: str) -> None:
+        self._progress.left(self._as_given(path))
 
     def said(self, text: str) -> None:
         self._progress.said(self._as_given(text))

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from lagar.control import disk
+from lagar.control import disk, pins
 from lagar.control.compiling import Compiler
 from lagar.control.disk import Stamp
 from lagar.control.progress import Given
@@ -61,7 +61,7 @@ class Watcher:
     def __init__(
         self, releases: Releases, asked: Asked, tell: Callable[[Message], None], log: Log, *, who: Who,
         progress: Progress, at_once: int, watch: bool, mirrors: Mapping[str, Mirror], default_model: str,
-        generation: int, sources: tuple[ModelSource, ...], begun: Callable[[], None],
+        pinned: Sequence[str], generation: int, sources: tuple[ModelSource, ...], begun: Callable[[], None],
         refused: Callable[[dict[str, str]], None], count: Callable[[str], None], compiling: Compile,
     ) -> None:  # fmt: skip
         self._releases = releases
@@ -77,6 +77,7 @@ class Watcher:
         self._mirrors = mirrors
         """The folders in which S3 prefixes lie."""
         self._default_model = default_model
+        self._pins = pinned
         self._generation = generation
         """The last one that was prepared; -1 before the first."""
         self._begun = begun
@@ -131,18 +132,21 @@ class Watcher:
         """The first set: what was given itself must be right, and of each folder something."""
         look = await apart(lambda: self._look(strict=True))
         finding = await apart(lambda: self._find(look))
-        admitted, refused = await apart(lambda: self._admit(finding.found))
-        admitted = await self._compiled(admitted)
-        wrong: list[tuple[Place, LagarError]] = [*finding.wrong, *refused]
+        for line in finding.skipped:
+            self._log.warning(line)
+        for place, wrong in finding.wrong:
+            self._refuse(place.path, wrong.message, level="warning")
+        tell = self._refuse_at_once() if len(finding.found) > 1 else None  # else what ends the start says so
+        admitted, refused = await apart(lambda: self._admit(finding.found, tell))
         for place, error in refused:
             if place.given or not admitted:
                 raise error
+        if not self._watch:
+            served = {(one.source.name, one.source.version) for one in admitted}
+            await apart(lambda: pins.refuse_versions(self._pins, served, self._releases))
+        admitted = await self._compiled(admitted)
         self._good = {one.found.place.path: one for one in admitted}
         self._seen, self._tried = look, {path: seen.stamp for path, seen in look.places.items()}
-        for line in finding.skipped:
-            self._log.warning(line)
-        for place, error in wrong:
-            self._refuse(place.path, error.message, level="warning")
         self._begun()
         if (await self._prepare(self._good)).ok:
             self._tell(Commit(self._generation))
@@ -155,11 +159,25 @@ class Watcher:
             self._log.warning(f"{given} shows no model yet; what is put there is served", reason=self._with_urls(why))
         paths.common_of(self._asked)
         if not there:
+            self._check_pins(set())
             return Finding((), ())
         finding = paths.find(msgspec.structs.replace(self._asked, paths=there))
+        names = {one.source.name for one in finding.found}
         if not look.lost:
-            self._check_default({one.source.name for one in finding.found})
+            self._check_default(names)
+        self._check_pins(names | {place.name for place, _ in finding.wrong})
         return finding
+
+    def _check_pins(self, names: set[str]) -> None:
+        """A model that nothing lies at the paths of cannot come, unless they are watched."""
+        if not self._watch:
+            pins.refuse_models(self._pins, names)
+            return
+        for pin in self._pins:
+            if pin.partition("@")[0] not in names:
+                self._log.warning(
+                    f"{pin} is pinned, and nothing at the paths is called so; it stays loaded if it comes"
+                )
 
     def _check_default(self, names: set[str]) -> None:
         if self._default_model and self._default_model not in names:
@@ -372,8 +390,22 @@ class Watcher:
             self._log.info(f"{model} is {'' if on else 'not '}in service")
             return ""
 
-    def _admit(self, found: tuple[Found, ...] | list[Found]) -> tuple[list[Admitted], list[tuple[Place, LagarError]]]:
-        return paths.admit_all(self._releases, found, self._who, self._progress, at_once=self._at_once)
+    def _admit(
+        self, found: Sequence[Found], tell: Callable[[Place, LagarError], None] | None = None
+    ) -> tuple[list[Admitted], list[tuple[Place, LagarError]]]:
+        return paths.admit_all(
+            self._releases, found, self._who, self._progress, at_once=self._at_once, tell=tell or (lambda *_: None)
+        )
+
+    def _refuse_at_once(self) -> Callable[[Place, LagarError], None]:
+        """What tells of refusals while others are still taken in, whatever thread it is called in."""
+        loop = asyncio.get_running_loop()
+
+        def tell(place: Place, error: LagarError) -> None:
+            if not place.given:
+                loop.call_soon_threadsafe(self._refuse, place.path, error.message, "warning")
+
+        return tell
 
     def _keep_files(self) -> None:
         for one in self._good.values():

@@ -41,6 +41,9 @@ class Progress(Protocol):
     def taken(self, path: str, version: str, seconds: float) -> None:
         """One model is a version now: "churn@ab12cd34"."""
 
+    def left(self, path: str) -> None:
+        """The intake of one model has ended without a version."""
+
     def said(self, text: str) -> None:
         """Something that is no step, in a line."""
 
@@ -109,10 +112,28 @@ def common_of(asked: Asked) -> Common:
 
 
 def admit_all(
-    releases: Releases, found: Sequence[Found], who: Who, progress: Progress, *, at_once: int
+    releases: Releases,
+    found: Sequence[Found],
+    who: Who,
+    progress: Progress,
+    *,
+    at_once: int,
+    tell: Callable[[Place, LagarError], None] = lambda place, why: None,
 ) -> tuple[list[Admitted], list[tuple[Place, LagarError]]]:
-    """Versions of what was found, several taken in at once, and what was refused."""
-    jobs = [partial(admit, releases, one, who, progress) for one in found]
+    """Versions of what was found, several taken in at once, and what was refused.
+
+    `tell` hears of each refusal as it happens, in the thread that it happens in.
+    """
+
+    def admitted_or_told(one: Found) -> Admitted:
+        try:
+            return admit(releases, one, who, progress)
+        except LagarError as error:
+            progress.left(str(_where(one.source)))
+            tell(one.place, error)
+            raise
+
+    jobs = [partial(admitted_or_told, one) for one in found]
     outcomes = _side_by_side(jobs, at_once)
     admitted = [outcome for outcome in outcomes if isinstance(outcome, Admitted)]
     refused: list[tuple[Place, LagarError]] = []
@@ -145,7 +166,7 @@ def admit(releases: Releases, found: Found, who: Who, progress: Progress) -> Adm
     Raises Refused with the step, and what the registry raises.
     """
     source = found.source
-    path = Path(source.folder or source.path)
+    path = _where(source)
     began = time.monotonic()
     try:
         made = Content(source, Bounds()).made()
@@ -161,6 +182,11 @@ def admit(releases: Releases, found: Found, who: Who, progress: Progress) -> Adm
             "commit", f"{path} is {version.model}@{version.version}, which is retired: `lagar retire {named} --undo`"
         )
     return Admitted(found, releases.source(version))
+
+
+def _where(source: ModelSource) -> Path:
+    """What is said to be taken in: the folder, or the file that is no folder's."""
+    return Path(source.folder or source.path)
 
 
 def _known(releases: Releases, source: ModelSource, made: Made, who: Who, progress: Progress) -> Version | None:
