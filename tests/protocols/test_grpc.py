@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -15,7 +16,7 @@ from lagar.protocols.grpc import GrpcAdapter
 from lagar.protocols.protobuf import of_length, tag, varint
 from lagar.protocols.v2 import V2Adapter
 from lagar.types import Rows
-from protocols.views import CHURN_RECORD, TEXT, WINE_ROW, Hooks, View, view
+from protocols.views import CHURN_RECORD, SIGNATURES, TEXT, WINE_ROW, Hooks, View, view
 from support.inference import LISTS, blob, message, output, request
 
 Tensors = tuple[tuple[str, str, list[int], list[Any]], ...]
@@ -186,6 +187,19 @@ def test_outputs_of_every_kind_are_those_of_json(array: Any, raw: bool) -> None:
         values = [bool(value) for value in values]
     assert [None if isinstance(v, float) and not np.isfinite(v) else v for v in values] == told["data"]
     assert bool(answer.raw_output_contents) is raw
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_single_precision_goes_out_in_its_own_list(raw: bool) -> None:
+    signature = SIGNATURES["wine"]
+    single = tuple(msgspec.structs.replace(output, datatype="FP32") for output in signature.outputs)
+    adapter = GrpcAdapter(View(msgspec.structs.replace(signature, outputs=single)))
+    tensors: Tensors = (("x", "FP64", [1, 13], WINE_ROW),)
+    asked = adapter.decode(request("wine", *tensors, raw=raw).SerializeToString(), "r", PLAIN)
+    value = float(np.float32(0.1))
+    data, _, _ = adapter.encode(asked, {"predict": np.array([value])})
+    answer = message("inference.ModelInferResponse").FromString(data)
+    assert (answer.outputs[0].datatype, output(answer)) == ("FP32", [value])
 
 
 def test_half_precision_goes_out_raw_or_as_single() -> None:

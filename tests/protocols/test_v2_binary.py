@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -19,7 +20,7 @@ from lagar.protocols.v2 import V2Adapter
 from lagar.registry.signature import Field, Output, Signature
 from protocols.corpus import churn_inputs, dumped, tensor, v2
 from protocols.test_corpus import same_rows
-from protocols.views import CHURN, CHURN_RECORD, WINE_NAMES, WINE_RECORD, WINE_ROW, Hooks, View, view
+from protocols.views import CHURN, CHURN_RECORD, SIGNATURES, WINE_NAMES, WINE_RECORD, WINE_ROW, Hooks, View, view
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 OCTETS = "application/octet-stream"
@@ -364,6 +365,21 @@ def test_outputs_of_every_kind_have_their_bytes(array: Any, datatype: str, blob:
     assert answer["outputs"][0]["datatype"] == datatype
     assert answer["outputs"][0]["parameters"] == {"binary_data_size": len(blob)}
     assert rest == blob
+
+
+def test_an_output_of_single_precision_is_the_same_number_in_half_the_bytes() -> None:
+    signature = SIGNATURES["wine"]
+    single = tuple(msgspec.structs.replace(output, datatype="FP32") for output in signature.outputs)
+    deployment = View(msgspec.structs.replace(signature, outputs=single))
+    values = np.array([0.1, 1 / 3, 7e-9], np.float32).astype(np.float64)
+    for binary in (False, True):
+        body = v2(tensor(WINE_ROW * 3, [3, 13]), parameters={"binary_data_output": binary})
+        adapter = V2Adapter(deployment)
+        answer, _, lines = adapter.encode(adapter.decode(body, "r-1"), {"predict": values})
+        size = int(lines.rpartition(b": ")[2]) if binary else len(answer)
+        (output,) = orjson.loads(answer[:size])["outputs"]
+        assert output["datatype"] == "FP32"
+        assert (np.frombuffer(answer[size:], "<f4").tolist() if binary else output["data"]) == values.tolist()
 
 
 def test_flags_must_be_true_or_false() -> None:

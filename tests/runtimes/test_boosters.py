@@ -89,6 +89,19 @@ def test_a_raw_xgboost_booster_is_what_its_objective_says(tmp_path: Path) -> Non
     )
 
 
+def test_what_xgboost_computes_in_single_precision_is_told_as_fp32(saved: Any, tmp_path: Path) -> None:
+    x, y = load_wine(return_X_y=True)
+    classifier = xgboost.XGBClassifier(n_estimators=3).fit(x, y)
+    classifier.save_model(tmp_path / "m.json")
+    for model in (load(tmp_path / "m.json"), saved(make_pipeline(StandardScaler().fit(x), classifier))):
+        assert [output.datatype for output in model.signature.outputs] == ["INT64", "FP32"]
+        found = answers(model, pd.DataFrame(x[:9], columns=[field.name for field in model.signature.fields or ()]))[
+            "predict_proba"
+        ]
+        assert found.dtype == np.float64
+        assert np.array_equal(found.astype(np.float32), found)
+
+
 def test_xgboost_stops_at_the_best_iteration_where_its_wrapper_does(tmp_path: Path) -> None:
     model = xgboost.XGBClassifier(n_estimators=60, learning_rate=1.0, early_stopping_rounds=2, n_jobs=1)
     model.fit(WINE[::2], KIND[::2], eval_set=[(WINE[1::2], KIND[1::2])], verbose=False)

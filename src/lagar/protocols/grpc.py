@@ -349,7 +349,7 @@ def _whole(name: str, datatype: str, shape: list[int], data: bytes, chunks: list
 class GrpcAdapter:
     """ModelInfer in front of one deployment."""
 
-    __slots__ = ("_default", "_head", "_known", "_limits", "_plan", "_quick", "_v2", "_width")
+    __slots__ = ("_default", "_head", "_known", "_limits", "_plan", "_quick", "_single", "_v2", "_width")
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
         signature = deployment.signature
@@ -362,6 +362,7 @@ class GrpcAdapter:
         plain = contents.ContentTypes(signature).plain and not (handlers is not None and handlers.has_preprocess)
         self._quick = signature.layout == "matrix" and plain
         self._default = tuple(output.name for output in signature.outputs)[:1]
+        self._single = v2.singles(signature.outputs)
         self._head = of_length(1, deployment.name.encode()) + of_length(2, deployment.version.encode())
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope = PLAIN) -> InferRequest:
@@ -405,6 +406,7 @@ class GrpcAdapter:
             array = outputs[name]
             tail = array.shape[1:] if array.ndim > 1 else (1,)
             datatype, values = tensors.typed(array)
+            datatype = self._single.get(name, datatype) if datatype == "FP64" else datatype
             described = of_length(1, name.encode())
             if content_type := asked.get(name):
                 described += of_parameters(4, {contents.KEY: content_type})

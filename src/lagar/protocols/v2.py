@@ -39,6 +39,7 @@ from lagar.protocols.tensors import TensorPlan, typed
 from lagar.protocols.v2_binary import BinaryQuick
 from lagar.protocols.v2_quick import Quick
 from lagar.protocols.v2_request import Asked, Given, Reader, split
+from lagar.registry.signature import Output
 from lagar.types import Array, Outputs
 
 OCTETS: Final = "application/octet-stream"
@@ -57,7 +58,9 @@ _SAFE_IN_ID: Final = "!#$&'()*+,/:;<=>?@[\\]^`{|}~"
 class V2Adapter:
     """V2 REST in front of one deployment."""
 
-    __slots__ = ("_binary", "_contents", "_default", "_forms", "_head", "_quick", "_reader", "_tensors", "_to_rows")
+    __slots__ = (
+        "_binary", "_contents", "_default", "_forms", "_head", "_quick", "_reader", "_single", "_tensors", "_to_rows",
+    )  # fmt: skip
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
         signature = deployment.signature
@@ -73,6 +76,7 @@ class V2Adapter:
         self._quick = Quick(signature, plan, bounds) if quick else None
         self._binary = BinaryQuick(signature, plan, self._tensors, bounds, self._wanted) if quick else None
         self._default = tuple(output.name for output in signature.outputs)[:1]
+        self._single = singles(signature.outputs)
         head = {"model_name": deployment.name, "model_version": deployment.version}
         self._head = orjson.dumps(head)[:-1] + b',"id":'
         self._forms: dict[tuple[str, np.dtype[Any], tuple[int, ...]], _Form] = {}
@@ -189,6 +193,7 @@ class V2Adapter:
         if form is not None:
             return form, array if not dims and array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
         datatype, values = typed(array)
+        datatype = self._single.get(name, datatype) if datatype == "FP64" else datatype
         form = _Form(name, dims, datatype)
         if isinstance(values, np.ndarray) and len(self._forms) < _MAX_FORMS:
             self._forms[key] = form
@@ -196,6 +201,11 @@ class V2Adapter:
 
     def error(self, error: BaseException, request_id: str) -> ErrorAnswer:
         return error_answer(error, request_id)
+
+
+def singles(outputs: Sequence[Output]) -> dict[str, str]:
+    """The outputs whose float64 values FP32 holds exactly: as numbers they are the same, as bytes half as long."""
+    return {output.name: "FP32" for output in outputs if output.datatype == "FP32"}
 
 
 def event_lines(request_id: str) -> bytes:

@@ -55,7 +55,7 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: str
     datatype: str = "FP64"
-    """A V2 datatype: BOOL INT8..INT64 UINT8..UINT64 FP32 FP64 BYTES."""
+    """A V2 datatype: BOOL INT8..INT64 UINT8..UINT64 FP32 FP64 BYTES. Values of FP32 travel as float64 in the server."""
     shape: tuple[int, ...] = ()
     meaning: str = ""
     """One sentence for the docs page."""

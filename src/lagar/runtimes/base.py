@@ -28,6 +28,8 @@ class Head(ABC):
     target_classes: Mapping[str, tuple[Scalar, ...]] = MappingProxyType({})
     """By output: the classes of each target, where there are several."""
     meanings: Mapping[str, str] = MappingProxyType({})
+    single = False
+    """Whether its numbers are computed in single precision: FP32 holds each of them."""
 
     @abstractmethod
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:

@@ -18,7 +18,7 @@ from lagar.registry import manifest as manifests
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.signature import Field, Output, Scalar, Signature
 from lagar.runtimes import examples, mlserver
-from lagar.runtimes.base import Draft, Opened
+from lagar.runtimes.base import Chain, Draft, Opened
 from lagar.types import Handlers, Outputs, Predictor, Rows
 
 _log = logging.getLogger("lagar.runtimes")
@@ -59,7 +59,7 @@ def keep(source: ModelSource, opened: Opened, handlers: Handlers | None) -> Load
         opened.warnings.append("preprocess refused the made example; give one that it takes: --example FILE")
     signature = msgspec.structs.replace(
         signature,
-        outputs=_outputs(draft, answer),
+        outputs=_outputs(draft, answer, single=is_single(opened)),
         native_outputs=draft.native,
         example=tuple(shown),
         fields=_with_values(fields, records[0]),
@@ -156,7 +156,10 @@ def _keep_unknown_width(
         example = ({f"x{index}": 0.0 for index in range(width)},)
         opened.draft.outputs, opened.draft.native = tuple(answer), opened.draft.native or tuple(answer)
         signature = msgspec.structs.replace(
-            signature, outputs=_outputs(opened.draft, answer), native_outputs=opened.draft.native, example=example
+            signature,
+            outputs=_outputs(opened.draft, answer, single=is_single(opened)),
+            native_outputs=opened.draft.native,
+            example=example,
         )
         signature = mlserver.described(source, signature)
         return LoadedModel(source, opened.predictor, signature, handlers, opened.libraries, opened.warnings, rows)
@@ -385,11 +388,18 @@ def _predict(source: ModelSource, opened: Opened, rows: Rows, outputs: tuple[str
     return answer
 
 
-def _outputs(draft: Draft, answer: Outputs) -> tuple[Output, ...]:
+def is_single(opened: Opened) -> bool:
+    """Whether the model's numbers are those of single precision, though they travel as float64."""
+    predictor = opened.predictor
+    return isinstance(predictor, Chain) and predictor.head.single
+
+
+def _outputs(draft: Draft, answer: Outputs, *, single: bool) -> tuple[Output, ...]:
+    datatypes = _DATATYPES | ({"f": "FP32"} if single else {})
     return tuple(
         Output(
             name,
-            datatype=_DATATYPES.get(answer[name].dtype.kind, "BYTES"),
+            datatype=datatypes.get(answer[name].dtype.kind, "BYTES"),
             shape=tuple(int(size) for size in answer[name].shape[1:]),
             meaning=draft.meanings.get(name, ""),
             classes=draft.target_classes.get(name),

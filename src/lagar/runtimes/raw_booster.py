@@ -17,8 +17,9 @@ class RawHead(Head):
     task = "unknown"
     meanings = {"predict": "what the booster's own predict gives"}  # noqa: RUF012 - never changed
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: Any, *, single: bool = False) -> None:
         self._values = values
+        self.single = single
 
     def outputs(self, x: Any, names: tuple[str, ...]) -> Outputs:
         return {"predict": np.ascontiguousarray(one_per_row(self._values(x)))}
@@ -42,5 +43,5 @@ def _raw_head(kind: Kind, head: Head) -> RawHead | None:
         from lagar.runtimes.xgboost import XgboostHead
 
         if isinstance(head, XgboostHead) and head.is_bare and head.task == "classifier" and not head.answers_labels:
-            return RawHead(head.raw)
+            return RawHead(head.raw, single=True)
     return None

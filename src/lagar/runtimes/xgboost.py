@@ -85,6 +85,8 @@ def head_of(model: Any, threads: int) -> XgboostHead:
 class XgboostHead(Head):
     """Labels and probabilities in one pass, as XGBClassifier computes them from the booster's values."""
 
+    single = True
+
     def __init__(self, booster: Any, threads: int, wrapper: Any) -> None:
         self.booster = booster
         booster.set_param({"nthread": threads})
