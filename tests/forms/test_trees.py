@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import xgboost
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
@@ -28,12 +30,13 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, OneHotEncoder, RobustScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
 from threadpoolctl import threadpool_limits
 
@@ -43,9 +46,9 @@ from lagar.forms import onnx_file, tree_forms, trees
 from lagar.forms.candidates import NotApplicable
 from lagar.forms.original import Original
 from lagar.forms.thresholds import thresholds_of
-from lagar.runtimes import form
+from lagar.runtimes import examples, form
 from lagar.types import Rows
-from support.forms import agree, built, hostile, matrix, opened
+from support.forms import agree, agree_or_refuse, built, hostile, matrix, opened
 
 LABELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "int": lambda codes: codes * 3 - 1,
@@ -360,6 +363,42 @@ def test_texts_of_a_frame_become_the_codes_that_the_model_was_fitted_with(dtype:
         agree(made, original, Rows(9, columns=columns))
 
 
+SPARSE_ENDS: dict[str, Callable[[], Any]] = {
+    "forest": lambda: RandomForestClassifier(5, random_state=0),
+    "lightgbm": lambda: lightgbm.LGBMClassifier(n_estimators=5, min_child_samples=2, verbose=-1, n_jobs=1),
+    "xgboost": lambda: xgboost.XGBClassifier(n_estimators=5, n_jobs=1),
+}
+
+
+@pytest.mark.parametrize("shape", ["dicts", "frame"])
+@pytest.mark.parametrize("end", SPARSE_ENDS)
+def test_trees_behind_a_sparse_matrix_take_what_is_not_in_it_as_their_library_does(
+    end: str, shape: str, tmp_path: Path
+) -> None:
+    if end == "xgboost" and not HAS_COMPILER:
+        pytest.skip("its sums are in float32, which the compiled walk adds in")
+    random = np.random.default_rng(4)
+    frame = pd.DataFrame({"heat": random.normal(size=200).round(1), "city": random.choice(list("abcdefgh"), 200)})
+    target = ((frame["heat"] > 0) ^ (frame["city"] > "d")).astype(int)
+    records = frame.to_dict("records")
+    if shape == "dicts":
+        model = make_pipeline(DictVectorizer(), SPARSE_ENDS[end]()).fit(records, target)
+    else:
+        before = make_column_transformer(
+            (SimpleImputer(), ["heat"]), (OneHotEncoder(handle_unknown="ignore"), ["city"]), sparse_threshold=1.0
+        )
+        model = make_pipeline(before, SPARSE_ENDS[end]()).fit(frame, target)
+    original = opened(model, tmp_path)
+    form_ = built(original, tree_forms.build_native if HAS_COMPILER else tree_forms.build, tmp_path / "form")
+    heats = [0.0, -0.0, 0.5, -3.0, 1e-35, -1e-35, float(np.float32(-1e-35)), 1e-38, 5e-324, 1e10, None]
+    asked = [*records[:40], *({"heat": heat, "city": city} for heat in heats for city in "ah")]
+    rows = examples.rows_of(original.signature.fields or (), False, asked)
+    bound = 1e-6 if end == "xgboost" else 1e-12
+    for start in range(rows.n):
+        agree_or_refuse(form_, original, rows.slice(start, start + 1), absolute=bound)
+    agree_or_refuse(form_, original, rows.slice(0, 40), absolute=bound)
+
+
 def test_the_graph_is_what_the_onnx_package_calls_a_model(tmp_path: Path) -> None:
     original = opened(RandomForestClassifier(5, random_state=0).fit(X, Y), tmp_path)
     for name in ("at once", "by tree"):
@@ -436,7 +475,7 @@ def test_a_worker_answers_without_a_model_library(tmp_path: Path) -> None:
     code = """
 import sys, pathlib, msgspec, numpy as np
 from lagar.registry.signature import Signature
-from lagar.runtimes import form
+from lagar.runtimes import examples, form
 from lagar.types import Rows
 folder = pathlib.Path(sys.argv[1])
 made = form.open_folder(folder / "form", 1)

@@ -19,7 +19,8 @@ from lagar.forms.original import Original
 from lagar.forms.trees import Trees, Way, graph, join, layout_of, packed, refuse_too_large, table_of
 from lagar.runtimes.answers import Labels
 from lagar.runtimes.arrays import ARRAYS, save
-from lagar.runtimes.column_sources import AnySource, Fields, Join, Lookup, Table
+from lagar.runtimes.column_sources import AnySource, Fields, Join, Lookup, Records, Table
+from lagar.runtimes.column_steps import Impute
 from lagar.runtimes.form import DOCUMENT
 from lagar.runtimes.form_trees import TreesForm
 from lagar.runtimes.tree_end import TABLES, Categories, End
@@ -59,6 +60,8 @@ class Plan(msgspec.Struct):
     """Columns in which infinity is refused, though not elsewhere: the encoder of categories does."""
     narrow_sums: bool = False
     """Leaves are added up in float32."""
+    absent_missing: bool = False
+    """What a sparse matrix leaves out is missing."""
 
 
 def criterion(original: Original) -> Criterion:
@@ -103,9 +106,12 @@ def planned(original: Original) -> Plan:
 def write_form(original: Original, plan: Plan, folder: Path, way: Way) -> None:
     """The form of an original whose trees are known: the steps before them as a source of columns, then the trees."""
     refuse_too_large(plan.trees.nodes, way)
-    transformers = original.steps[:-1]
-    flow = columns.start(original.signature, original.steps[0])
-    flow = columns.walk(transformers, flow, refused_later=not plan.nan)
+    flow = _flow(original, plan)
+    if flow.sparse:
+        plan = _of_sparse(plan, original.steps[-1])
+        flow = _flow(original, plan)
+        if plan.absent_missing:
+            flow = _absent_missing(flow)
     if flow.width != plan.trees.width:
         raise NotApplicable(f"the trees take {plan.trees.width} columns and the steps make {flow.width}")
     source = _coded(flow, plan) if plan.texts else flow.source()
@@ -114,6 +120,35 @@ def write_form(original: Original, plan: Plan, folder: Path, way: Way) -> None:
     (folder / DOCUMENT).write_bytes(msgspec.json.encode(form))
     if flow.sheet.arrays:
         save(folder / ARRAYS, flow.sheet.arrays)
+
+
+def _flow(original: Original, plan: Plan) -> Flow:
+    """The columns that come to the trees."""
+    flow = columns.start(original.signature, original.steps[0])
+    return columns.walk(original.steps[:-1], flow, refused_later=not plan.nan)
+
+
+def _of_sparse(plan: Plan, final: Any) -> Plan:
+    """The plan where the library gets a sparse matrix: what is not in it is missing to XGBoost and 0 to the others.
+
+    LightGBM takes the values of such a matrix as they are, and scikit-learn's trees no NaN.
+    """
+    root = _library(final)
+    if root == "xgboost":
+        return msgspec.structs.replace(plan, absent_missing=True)
+    if root == "lightgbm":
+        return msgspec.structs.replace(plan, snap=False)
+    nan, infinite = _lets_through(final, sparse=True)
+    return msgspec.structs.replace(plan, nan=nan, infinite=infinite)
+
+
+def _absent_missing(flow: Flow) -> Flow:
+    """Zeros as NaN, but for a DictVectorizer's numbers, which are in its matrix when they are 0."""
+    fills = np.full(flow.width, np.nan)
+    (first, *others) = flow.sources()
+    if isinstance(first, Records) and not others:
+        fills[[entry.number for entry in first.entries if entry.number >= 0]] = 0.0
+    return flow.stepped([Impute(flow.sheet.add(fills), marker=0.0)], flow.width)
 
 
 def write(plan: Plan, folder: Path, way: Way) -> End:
@@ -420,14 +455,19 @@ def _link(model: Any) -> Literal["logit", "half_logit", "softmax"]:
     return links[name]
 
 
-def _lets_through(model: Any) -> tuple[bool, bool]:
+def _lets_through(model: Any, *, sparse: bool = False) -> tuple[bool, bool]:
     """Whether the estimator's own validation lets NaN and infinity through: asked of itself."""
     found = []
     for value in (np.nan, np.inf):
+        row: Any = np.full((1, model.n_features_in_), value)
+        if sparse:
+            from scipy.sparse import csr_matrix
+
+            row = csr_matrix(row)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                model.predict(np.full((1, model.n_features_in_), value))
+                model.predict(row)
             except ValueError:
                 found.append(False)
             else:
