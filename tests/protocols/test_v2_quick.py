@@ -60,6 +60,19 @@ def agree(adapter: V2Adapter, exact: V2Adapter, body: bytes, envelope: Envelope 
     same_rows(left.rows, right.rows)
 
 
+ids = st.one_of(
+    st.text(max_size=3),
+    st.text("abc-0", max_size=300),
+    st.sampled_from(["i", "a b", 'a"b', "a\\", "a:b", "\u00e9", "\x7f", "\n", '","id":"x', None, 1]),
+)
+
+
+def written(request: dict[str, Any], given_id: Any, place: str, indent: int | None = None) -> bytes:
+    """A body with its id first or last."""
+    named = {"first": {"id": given_id, **request}, "last": {**request, "id": given_id}, "": request}[place]
+    return json.dumps(named, indent=indent).encode()
+
+
 # One input per field, again and again.
 
 numbers = st.one_of(
@@ -97,7 +110,7 @@ def changed(draw: Any, inputs: list[dict[str, Any]], n: int) -> dict[str, Any]:
         case 8:
             one[draw(st.sampled_from(["parameters", "x"]))] = {}
         case 9:
-            members = draw(st.sampled_from([{"id": "i"}, {"parameters": {}}, {"outputs": []}, {"id": None}, {"x": 1}]))
+            members = draw(st.sampled_from([{"parameters": {}}, {"outputs": []}, {"id": None}, {"id": 1}, {"x": 1}]))
         case _:
             other = draw(st.integers(0, len(inputs) - 1))  # one has too many, another too few
             moved = dict(inputs[other])
@@ -106,46 +119,76 @@ def changed(draw: Any, inputs: list[dict[str, Any]], n: int) -> dict[str, Any]:
     return {"inputs": [*inputs[:place], one, *inputs[place + 1 :]], **members}
 
 
-@given(st.data(), st.sampled_from(SIGNATURES), st.integers(1, 4), st.sampled_from([None, 1]))
+@given(
+    st.data(),
+    st.sampled_from(SIGNATURES),
+    st.integers(1, 4),
+    st.sampled_from([None, 1]),
+    st.sampled_from(["", "", "first", "last"]),
+)
 @settings(deadline=None, max_examples=300)
 def test_a_body_is_read_the_same_whatever_was_read_before_it(
-    data: Any, signature: Signature, n: int, indent: int | None
+    data: Any, signature: Signature, n: int, indent: int | None, place: str
 ) -> None:
     adapter, exact = V2Adapter(View(signature), LIMITS), exact_only(signature)
     order = data.draw(st.permutations(range(len(NAMES))))
     seen = [tensor([1.0] * n, [n, 1], name=NAMES[place]) for place in order]
-    adapter.decode(json.dumps({"inputs": seen}, indent=indent).encode(), "r-0")
+    adapter.decode(written({"inputs": seen}, "r", place, indent), "r-0")
     for _ in range(3):
         fresh = columns(data.draw, n)
         inputs = [fresh[place] for place in order]
-        body = json.dumps({"inputs": inputs}, indent=indent).encode()
-        agree(adapter, exact, body)
-        agree(adapter, exact, json.dumps(changed(data.draw, inputs, n), indent=indent).encode())
+        agree(adapter, exact, written({"inputs": inputs}, data.draw(ids), place, indent))
+        agree(adapter, exact, written(changed(data.draw, inputs, n), data.draw(ids), place, indent))
 
 
 @given(st.data(), st.integers(1, 3))
 @settings(deadline=None, max_examples=300)
 def test_no_bytes_within_a_known_layout_change_what_is_right(data: Any, n: int) -> None:
     adapter, exact = V2Adapter(View(PLAIN_NUMBERS), LIMITS), exact_only(PLAIN_NUMBERS)
-    body = v2(*(tensor([1.5] * n, [n], name=name) for name in NAMES))
+    given_id = data.draw(st.sampled_from(["", "first", "last"]))
+    body = written({"inputs": [tensor([1.5] * n, [n], name=name) for name in NAMES]}, "r", given_id)
     adapter.decode(body, "r-0")
     place, cut = data.draw(st.integers(0, len(body))), data.draw(st.integers(0, 12))
-    pieces = st.sampled_from([b"", b",", b"]", b"[", b"1", b",1e300", b", 2", b"]}", b'"data": [', b"NaN", b"-", b"\n"])
+    pieces = st.sampled_from([b'"data": [', *b' , ] [ [1.5] 1 ,1e300 ,2 ]} NaN - \n " \\'.split(b" ")])
     agree(adapter, exact, body[:place] + data.draw(pieces) + body[place + cut :])
     agree(adapter, exact, body.replace(b"1.5", data.draw(pieces), data.draw(st.integers(1, 4))))
 
 
-def test_a_number_that_is_our_fence_moves_no_value_to_another_input() -> None:
+def test_numbers_of_one_input_never_become_those_of_another() -> None:
     adapter, exact = V2Adapter(View(PLAIN_NUMBERS), LIMITS), exact_only(PLAIN_NUMBERS)
-    adapter.decode(v2(*(tensor([1.0, 2.0], [2], name=name) for name in NAMES)), "r-0")
     good = [[1.0, 2.0]] * 4
     for data in (
-        [[1.0, 2.0, 1e300], [3.0], *good[2:]],
+        good,
+        [[1.0, 2.0, 3.0], [4.0], *good[2:]],
+        [[1.0, 2.0, 1e300], [3.0], *good[2:]],  # what is set between the inputs
         [[1.0], [1e300, 2.0, 3.0], *good[2:]],
         [[1e300, 2.0], *good[1:]],
     ):
-        body = v2(*(tensor(values, [2], name=name) for name, values in zip(NAMES, data, strict=True)))
+        agree(adapter, exact, v2(*(tensor(values, [2], name=name) for name, values in zip(NAMES, data, strict=True))))
+
+
+def test_an_input_that_does_not_end_is_seen() -> None:
+    adapter, exact = V2Adapter(View(PLAIN_NUMBERS), LIMITS), exact_only(PLAIN_NUMBERS)
+    body = v2(*(tensor([1.0], [1], name=name) for name in NAMES))
+    adapter.decode(body, "r-0")
+    (layout,) = layouts_of(adapter)._known.values()
+    for tail in layout.tails:
+        agree(adapter, exact, body.replace(tail, b"", 1))
+
+
+@pytest.mark.parametrize(
+    "given_id", ["i", "a b", 'a"b', "a\\", "a:b", "\u00e9", "\x7f", "\n", "", None, "x" * 256, "x" * 257]
+)
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_the_id_of_a_body_sent_again_is_its_own(given_id: Any, place: str, indent: int | None) -> None:
+    adapter, exact = V2Adapter(View(PLAIN_NUMBERS), LIMITS), exact_only(PLAIN_NUMBERS)
+    body = written({"inputs": [tensor([1.0], [1], name=name) for name in NAMES]}, given_id, place, indent)
+    sent = {"name": "x", "shape": [1, 4], "datatype": "FP64", "parameters": {"binary_data_size": 32}}
+    text = written({"inputs": [sent]}, given_id, place, indent)
+    for _ in range(2):
         agree(adapter, exact, body)
+        agree(adapter, exact, text + bytes(32), Envelope(header_length=str(len(text))))
 
 
 def layouts_of(adapter: V2Adapter) -> v2_layouts.Layouts:
@@ -238,8 +281,6 @@ def binary_requests(draw: Any) -> tuple[dict[str, Any], bytes]:
         request["outputs"] = [{"name": draw(st.sampled_from(["p", "q", "z"])), "parameters": {"binary_data": True}}]
     if draw(st.booleans()):
         request["parameters"] = {"binary_data_output": draw(st.booleans())}
-    if draw(st.booleans()):
-        request["id"] = draw(st.sampled_from(["i", "j", "x" * 300]))
     return request, blob
 
 
@@ -248,11 +289,23 @@ def binary_requests(draw: Any) -> tuple[dict[str, Any], bytes]:
 def test_tensors_behind_a_json_seen_before_are_read_as_any(data: Any, signature: Signature) -> None:
     adapter, exact = V2Adapter(View(signature), LIMITS), exact_only(signature)
     request, blob = data.draw(binary_requests())
-    text = dumped(request)
-    envelope = Envelope(header_length=str(len(text)))
-    others = [bytes(len(blob)), blob[::-1], blob[:-1], blob + b"\x00"]
-    for behind in (blob, blob, *others):
-        agree(adapter, exact, text + behind, envelope)
+    place = data.draw(st.sampled_from(["", "first", "last"]))
+    for behind in (blob, blob, bytes(len(blob)), blob[::-1], blob[:-1], blob + b"\x00"):
+        text = written(request, data.draw(ids), place)
+        agree(adapter, exact, text + behind, Envelope(header_length=str(len(text))))
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_no_bytes_within_a_known_json_change_what_is_right(data: Any) -> None:
+    adapter, exact = V2Adapter(View(PLAIN_NUMBERS), LIMITS), exact_only(PLAIN_NUMBERS)
+    sent = {"name": "x", "shape": [1, 4], "datatype": "FP64", "parameters": {"binary_data_size": 32}}
+    text = written({"inputs": [sent]}, "r", data.draw(st.sampled_from(["", "first", "last"])))
+    adapter.decode(text + bytes(32), "r-0", Envelope(header_length=str(len(text))))
+    place, cut = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 12))
+    pieces = st.sampled_from([b"", b'"', b"\\", b"x", b'"id": "x"', b'"id": "x",', b"}", b"\n", b":", b"\xff", b"4"])
+    text = text[:place] + data.draw(pieces) + text[place + cut :]
+    agree(adapter, exact, text + bytes(32), Envelope(header_length=str(len(text))))
 
 
 @pytest.mark.parametrize("names", [("x",), NAMES, NAMES[::-1]])
@@ -274,8 +327,8 @@ def test_numbers_of_one_datatype_are_read_as_one_array(names: tuple[str, ...], d
     for _ in range(2):
         found = binary.read(text, memoryview(b"".join(parts)))
         assert found is not None
-        rows, head = found
-        assert head.table is not None
+        rows = found[0]
+        assert binary._heads[text].table is not None
         assert rows.matrix is not None
         assert rows.matrix.tolist() == table.tolist()
         assert rows.matrix.flags.c_contiguous
@@ -292,8 +345,13 @@ def test_what_is_kept_of_the_json_before_tensors_is_bounded() -> None:
         text = dumped({"inputs": [sent], **members})
         adapter.decode(text + bytes(32), "r-1", Envelope(header_length=str(len(text))))
 
-    send("x", id="one of many")
+    for number in range(5):
+        send("x", id=f"one of many, \u00e9, {number}")
     assert not heads
+    for number in range(5):
+        send("x", id=f"{number} of many")
+    assert len(heads) == 1
+    heads.clear()
     send("x" * v2_binary._MAX_HEAD_BYTES)
     assert not heads
     for number in range(3 * v2_binary._MAX_HEADS):

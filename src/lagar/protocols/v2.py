@@ -108,9 +108,8 @@ class V2Adapter:
         found = None if self._binary is None else self._binary.read(text, blob)
         if found is None:
             return self._request(self._reader.read(text, blob), request_id, timeout_s)
-        rows, head = found
-        names, extra = head.wanted
-        request_id = request_id if head.id is None else head.id
+        rows, given_id, (names, extra) = found
+        request_id = request_id if given_id is None else given_id
         return InferRequest(rows.n, names, request_id, rows, timeout_s=timeout_s, extra=extra)
 
     def _request(self, given: Given, request_id: str, timeout_s: float | None) -> InferRequest:

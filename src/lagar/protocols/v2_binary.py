@@ -17,6 +17,7 @@ from lagar.protocols import blobs, json_body
 from lagar.protocols.base import Limits
 from lagar.protocols.columns import Plan
 from lagar.protocols.tensors import DATATYPES, Tensor, TensorPlan
+from lagar.protocols.v2_layouts import anonymous
 from lagar.protocols.v2_request import MAX_ID, Asked
 from lagar.registry.signature import Signature
 from lagar.types import Rows
@@ -105,8 +106,9 @@ class BinaryQuick:
         self._known = frozenset(output.name for output in signature.outputs)
         self._heads: dict[bytes, Head] = {}
 
-    def read(self, text: bytes, blob: memoryview) -> tuple[Rows, Head] | None:
-        """The rows of a request whose inputs all stand behind its JSON, and what that says."""
+    def read(self, text: bytes, blob: memoryview) -> tuple[Rows, str | None, Wanted] | None:
+        """The rows of a request whose inputs all stand behind its JSON, its id, and what it wants."""
+        text, given_id = anonymous(text)
         head = self._heads.get(text)
         if head is None:
             head = self._read_head(text)
@@ -120,7 +122,7 @@ class BinaryQuick:
             if tensors is None:
                 return None
             _, rows, _ = self._tensors.decode(tensors)
-        return None if rows is None else (rows, head)
+        return None if rows is None else (rows, head.id if given_id is None else given_id, head.wanted)
 
     def _from_table(self, table: _Table, blob: memoryview) -> Rows | None:
         """The rows in memory of their own: what stands behind a JSON is rarely aligned."""
@@ -132,7 +134,7 @@ class BinaryQuick:
         return self._plan.from_matrix(matrix.T.astype(np.float64, order="C"))
 
     def _read_head(self, text: bytes) -> Head | None:
-        """What the JSON says; kept unless it names its request, whose next one has another name."""
+        """What the JSON says, kept if it is no other for the next request."""
         try:
             request = _decoder.decode(text)
         except json_body.PARSE_ERRORS:
@@ -154,7 +156,7 @@ class BinaryQuick:
         size = sum(tensor.parameters.binary_data_size for tensor in inputs)
         wanted = self._wanted(tuple(asked.values()), binary)
         head = Head(request.id, wanted, inputs, size, self._table(inputs))
-        if request.id is None and len(text) <= _MAX_HEAD_BYTES:
+        if not request.id and len(text) <= _MAX_HEAD_BYTES:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
             self._heads[text] = head

@@ -1,4 +1,4 @@
-"""V2 bodies that differ in nothing but their numbers.
+"""V2 bodies that differ in nothing but their numbers and their id.
 
 A client writes the same text around its numbers again and again: names, shapes, datatypes, even its blanks. Once a body
 with one input per field was found good, the next one that has the same text around its numbers is that request with
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lagar.protocols import json_body
+from lagar.protocols.v2_request import MAX_ID
 
 MAX_BODY_BYTES: Final = 64 * 1024
 """Of larger ones reading the numbers is nearly all."""
@@ -26,17 +27,19 @@ _MAX_BYTES: Final = 256 * 1024
 _LEARN_EVERY: Final = 16
 """With all places taken, or where another layout begins alike, one in so many is learned: learning is not free."""
 _DATA: Final = b'"data"'
+_ID_FIRST: Final = (b'{"id": "', b'{"id":"')
+_ID_LAST: Final = (b'"id": "', b'"id":"')
 _MARK: Final = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
-_FENCE: Final = 1e300
-"""Set behind the numbers of each input before they are read as one list: where an input has too many and another too
+_FENCE: Final = b"1e300"
+"""Set behind the numbers of each input before they are read as one list: where one input has too many and another too
 few, a fence is out of its place, and stands among the numbers as one beyond 2^53, which the caller never takes."""
-_FENCED: Final = b",%b," % repr(_FENCE).encode()
+_FENCED: Final = b",%b," % _FENCE
 
 
 class Layout:
     """The text around the numbers of a body."""
 
-    __slots__ = ("around", "datatypes", "fences", "head", "mark", "n", "order", "tails", "width")
+    __slots__ = ("around", "datatypes", "head", "mark", "n", "order", "tails", "width")
 
     def __init__(
         self, head: bytes, mark: bytes, tails: list[bytes], n: int, datatypes: tuple[str, ...], order: list[int] | None
@@ -49,7 +52,6 @@ class Layout:
         """What stands between the last number of an input and the mark of the next one, or the end."""
         self.width = len(tails)
         self.n = n
-        self.fences = np.full(len(tails), _FENCE).tobytes()
         self.datatypes = datatypes[0] if len(set(datatypes)) == 1 else datatypes
         """In the order of the fields, or the one of all."""
         self.order = order
@@ -68,13 +70,14 @@ class Layouts:
         self._bytes = 0
         self._missed = 0
 
-    def read(self, body: bytes) -> tuple[Layout, NDArray[np.float64]] | None:
-        """The numbers, by field and row, of a body of a known layout.
+    def read(self, body: bytes) -> tuple[Layout, NDArray[np.float64], str | None] | None:
+        """The layout, the numbers by field and row, and the id of a body of a known layout.
 
-        One that is 1e300 may be out of place: its body needs a closer look, as with any number beyond 2^53.
+        A number that is 1e300 may be out of place: its body needs a closer look, as with any number beyond 2^53.
         """
         if not self._known or len(body) > MAX_BODY_BYTES:
             return None
+        body, given_id = anonymous(body)
         end = body.find(b"[", body.find(_DATA)) + 1
         layout = self._known.get(body[:end])
         if layout is None:
@@ -85,22 +88,24 @@ class Layouts:
         text = _FENCED.join(map(bytes.removesuffix, pieces, layout.tails))
         if len(text) != len(body) - layout.around:
             return None  # an input that ends otherwise has kept its end
-        flat = json_body.read_numbers(b"[%b,1e300]" % text, _flat)
+        flat = json_body.read_numbers(b"[%b,%b]" % (text, _FENCE), _flat)
         width, n = layout.width, layout.n
         if flat is None or flat.size != width * (n + 1) or b"[" in text:
             return None
-        matrix = flat.reshape(width, n + 1)
-        if matrix[:, n].tobytes() != layout.fences:
-            return None
-        values = matrix[:, :n]
-        return layout, values if layout.order is None else values[layout.order]
+        values = flat.reshape(width, n + 1)[:, :n]
+        return layout, values if layout.order is None else values[layout.order], given_id
 
-    def learn(self, body: bytes, datatypes: Sequence[str], n: int, order: list[int] | None) -> None:
+    def learn(
+        self, body: bytes, given_id: str | None, datatypes: Sequence[str], n: int, order: list[int] | None
+    ) -> None:
         """Remember the layout of a body of n rows that has one flat list per field and no other members, each key once.
 
         `datatypes` are in the order of the fields, `order` is as in `Layout`.
         """
         if len(body) > MAX_BODY_BYTES:
+            return
+        body, found_id = anonymous(body)
+        if found_id != given_id:
             return
         start = body.find(_DATA)
         end = body.find(b"[", start) + 1
@@ -130,6 +135,29 @@ class Layouts:
             self._bytes = 0
         self._bytes += size
         self._known[layout.head] = layout
+
+
+def anonymous(text: bytes) -> tuple[bytes, str | None]:
+    """A JSON text without the characters of its member `id`, and that id.
+
+    (text, None) unless it stands first or last and has no character that is written otherwise in JSON. Whoever finds
+    the shortened text to be a good request has found the text to be one, with this id.
+    """
+    if text.startswith(_ID_FIRST):
+        start = text.find(b'"', 5) + 1
+        stop = text.find(b'"', start)
+    elif text.endswith(b'"}'):
+        stop = len(text) - 2
+        start = text.rfind(b'"', 0, stop) + 1
+        if not text.endswith(_ID_LAST, 0, start):
+            return text, None
+    else:
+        return text, None
+    given = text[start:stop]
+    if stop < 0 or len(given) > MAX_ID or b"\\" in given or not given.isascii():
+        return text, None
+    given_id = given.decode("ascii")
+    return (text[:start] + text[stop:], given_id) if given_id.isprintable() else (text, None)
 
 
 def _flat(document: Any) -> NDArray[np.float64]:

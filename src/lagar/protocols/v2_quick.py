@@ -115,8 +115,8 @@ class Quick:
                 return self._mixed_columns(body)
             known = self._layouts.read(body)
             if known is not None:
-                layout, values = known
-                return self._placed(values, layout.datatypes, None)
+                layout, values, given_id = known
+                return self._placed(values, layout.datatypes, given_id)
             if len(body) < _BUFFER_FROM_BYTES:
                 return self._small(body)
             if body.count(b'"datatype"', 0, _LOOK_BYTES) > 1:
@@ -165,8 +165,8 @@ class Quick:
         if isinstance(found.datatypes, str):
             return self._found(found.values, found.datatypes, found.id)
         rows = self._placed(found.values, found.datatypes, found.id)
-        if rows is not None and found.id is None:
-            self._layouts.learn(body, found.datatypes, found.values.shape[1], found.order)
+        if rows is not None:
+            self._layouts.learn(body, found.id, found.datatypes, found.values.shape[1], found.order)
         return rows
 
     def _read_document(self, document: Any) -> _Numbers | None:
@@ -205,8 +205,8 @@ class Quick:
         flat = list(chain.from_iterable(data))
         exact = len(flat) <= SHORT and sum(map(abs, flat)) < EXACT
         rows = self._placed(np.array(flat).reshape(width, n), datatypes, given_id, exact=exact)
-        if rows is not None and given_id is None:
-            self._layouts.learn(body, datatypes, n, order)
+        if rows is not None:
+            self._layouts.learn(body, given_id, datatypes, n, order)
         return rows
 
     def _read_columns(self, document: Any) -> _Numbers | None:
