@@ -51,6 +51,7 @@ def test_kserve_is_known_by_its_folder_in_a_pod_and_names_the_model(tmp_path: Pa
     found = container({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "MODEL_NAME": "churn"}, tmp_path)
     assert found is not None
     assert (found.path, found.name, found.settings["host"].value) == (str(folder), "churn", "0.0.0.0")
+    assert found.settings["grpc_port"].value == "8081"
 
 
 def test_what_is_said_of_the_server_goes_before_what_the_platform_says(tmp_path: Path) -> None:

@@ -122,6 +122,20 @@ def test_a_missing_path_is_named(home: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "nope.joblib") in refusal(tmp_path / "nope.joblib", home=home)
 
 
+def test_a_place_that_is_not_read_is_named(home: Path) -> None:
+    vertex = {"AIP_HTTP_PORT": "0", "AIP_STORAGE_URI": "gs://bucket/model", "LAGAR_NO_AUTH": "true"}
+    for done in (lagar("serve", "gs://bucket/model", home=home), lagar("serve", home=home, env=vertex)):
+        assert done.returncode == 2
+        assert done.stderr.startswith("lagar: gs://bucket/model: models are read from this machine and from s3://")
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_words_of_kserve_for_path_name_and_ports_are_understood(serve: Serve, logistic: Trained) -> None:
+    words = [f"--model_dir={logistic.path}", "--model_name=flowers", "--http_port=0", "--grpc_port=0"]
+    server = serve(args=words)
+    assert re.search(r"ready at \S+  grpc: 127\.0\.0\.1:\d+  models: flowers@", server.stderr())
+
+
 def test_a_file_that_is_no_model_is_named(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.joblib"
     path.write_bytes(b"this is no model at all")

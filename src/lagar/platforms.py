@@ -15,6 +15,8 @@ import msgspec
 
 SAGEMAKER_FOLDER: Final = "opt/ml/model"
 KSERVE_FOLDER: Final = "mnt/models"
+KSERVE_GRPC_PORT: Final = "8081"
+"""Where KServe's own servers answer gRPC; their port for HTTP is ours."""
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - the platform's own network; keys are asked for as on any such address
 
 
@@ -68,4 +70,5 @@ def _sagemaker(environ: Mapping[str, str], root: Path) -> Container:
 def _kserve(environ: Mapping[str, str], root: Path) -> Container:
     """Source: KServe, "ServingRuntime": the storage initializer's folder, and MODEL_NAME where the runtime sets it."""
     folder = str(root / KSERVE_FOLDER)
-    return Container(folder, environ.get("MODEL_NAME") or None, {"host": Said(_EVERYWHERE, folder)})
+    said = {"host": Said(_EVERYWHERE, folder), "grpc_port": Said(KSERVE_GRPC_PORT, folder)}
+    return Container(folder, environ.get("MODEL_NAME") or None, said)

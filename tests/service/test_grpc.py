@@ -101,6 +101,8 @@ def test_configuration_and_statistics_are_those_of_http(served: Served) -> None:
     assert counted.inference_stats.success.count >= 1
     assert counted.inference_count >= 2 * counted.execution_count > 0
     assert {one.name for one in client.call("ModelStatistics").model_stats} == {"logistic", "products", "gate"}
+    refused = refusal(client.call, "ModelStatistics", name="tulips")
+    assert (refused.code(), refused.details()) == (grpc.StatusCode.NOT_FOUND, "Model tulips not found")
 
 
 @pytest.mark.parametrize("raw", [False, True])

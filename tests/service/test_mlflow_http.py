@@ -100,7 +100,12 @@ def test_errors_have_the_shape_of_the_path_that_was_asked(served: Zoo) -> None:
     assert (unknown.status_code, unknown.json()) == (404, {"error": "Model nobody not found"})
     assert client.get("/v1/models/wine:predict").status_code == 405
     explain = client.post("/v1/models/wine:explain", json={"instances": [1]})
-    assert (explain.status_code, list(explain.json())) == (404, ["error"])
+    assert (explain.status_code, explain.json()) == (
+        404, {"error": "there is no ':explain' here: models answer ':predict'"},
+    )  # fmt: skip
+    for path in ("/v1/models/wine/metadata", "/v1/nothing"):
+        nowhere = client.get(path)
+        assert (nowhere.status_code, type(nowhere.json()["error"])) == (404, str), path
 
 
 def test_models_are_listed_and_each_is_ready(served: Zoo) -> None:

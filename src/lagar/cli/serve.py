@@ -9,6 +9,7 @@ import typer
 
 from lagar import settings
 from lagar.cli.panels import Panels
+from lagar.errors import SettingsError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,6 +37,9 @@ def serve(
     name: Annotated[
         str | None, _option(WHAT, "Name of the model, when one is served.", "NAME", "--name", "--model_name")
     ] = None,
+    model_dir: Annotated[
+        str | None, _option(WHAT, "KServe's way to say the one PATH.", "PATH", "--model-dir", "--model_dir")
+    ] = None,
     watch: Annotated[bool | None, _option(WHAT, "Let what changes at the paths go live.", None, "--watch")] = None,
     example: Annotated[
         Path | None, _option(WHAT, "Rows (CSV, Parquet, JSON) that say names, types, ranges.", "FILE")
@@ -55,8 +59,14 @@ def serve(
         str | None,
         _option(WHERE, "Address to listen on [127.0.0.1]; any other one needs API keys or --no-auth.", "ADDRESS"),
     ] = None,
-    port: Annotated[int | None, _option(WHERE, "Port to listen on [8080]; 0 takes any free one.", "PORT")] = None,
-    grpc_port: Annotated[int | None, _option(WHERE, "Port for V2 gRPC [none]; 0 takes any free one.", "PORT")] = None,
+    port: Annotated[
+        int | None,
+        _option(WHERE, "Port to listen on [8080]; 0 takes any free one.", "PORT", "--port", "--http_port"),
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        _option(WHERE, "Port for V2 gRPC [none]; 0 takes any free one.", "PORT", "--grpc-port", "--grpc_port"),
+    ] = None,
     metrics_port: Annotated[int | None, _option(WHERE, "Tell metrics on this port too [none].", "PORT")] = None,
     metrics_endpoint: Annotated[str | None, _option(WHERE, "Their path there [/metrics].", "PATH")] = None,
     no_auth: Annotated[
@@ -157,9 +167,10 @@ def serve(
     stops at once.
     """
     given = dict(locals())
-    asked_names = ("paths", "name", "code", "example", "trust")
+    asked_names = ("paths", "name", "model_dir", "code", "example", "trust")
     flags = {flag: _listed(value) for flag, value in given.items() if flag not in asked_names}
-    loaded = settings.load(flags, beneath=_beneath(paths or []))
+    paths = [*(paths or []), *([model_dir] if model_dir else [])]
+    loaded = settings.load(flags, beneath=_beneath(paths))
 
     from lagar.registry.model import Asked
     from lagar.server import main
@@ -169,7 +180,7 @@ def serve(
         paths, name = [container.path], name or container.name
         loaded = settings.load(flags, beneath=_beneath(paths))
     asked = Asked(
-        paths=tuple(path if path.startswith("s3://") else _absolute(Path(path)) for path in paths or ()),
+        paths=tuple(_place(path) for path in paths),
         name=name,
         code=tuple(_absolute(path) for path in code or ()),
         example=_absolute(example) if example is not None else None,
@@ -185,6 +196,18 @@ def _beneath(paths: list[str]) -> dict[str, tuple[Any, str]]:
     from lagar.intake import mlserver_server
 
     return mlserver_server.said(Path(_absolute(Path(paths[0]))))
+
+
+def _place(path: str) -> str:
+    """A path of S3, or an absolute one of this machine; raises SettingsError for a place that is not read."""
+    if path.startswith("s3://"):
+        return path
+    if "://" in path:
+        raise SettingsError(
+            f"{path}: models are read from this machine and from s3://BUCKET/PREFIX; fetch it into the image, or onto "
+            "the machine, and name its path"
+        )
+    return _absolute(Path(path))
 
 
 def _absolute(path: Path) -> str:

@@ -187,7 +187,7 @@ def normal_prefix(prefix: str) -> str:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["path"]  # its URL has another one where the request names no host
     shown = path if len(path) <= 200 else path[:200] + "…"
     home = request.state.prefix + "/docs"
     if error.status_code == 404:
@@ -215,8 +215,8 @@ def _allowed(request: Request) -> str:
 
 
 def error_response(status: int, code: str, message: str, request_id: str, path: str) -> Response:
-    """The native error shape; the V2 one below `/v2`."""
-    if path == "/v2" or path.startswith("/v2/"):
+    """The native error shape; that of V2 below `/v2`, which is that of V1 below `/v1`."""
+    if path.startswith(("/v1/", "/v2/")) or path in ("/v1", "/v2"):
         return _json(status, {"error": message})
     facts = {"code": code, "message": message, "field": None, "row": None, "request_id": request_id}
     return _json(status, {"error": facts})

@@ -388,7 +388,7 @@ def refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, LagarError)
     told = Told(error.code, error.message, step=getattr(error, "step", None))
     answer = error_answer(told, request.state.request_id, error)
-    if request.url.path.startswith("/v2/"):
+    if request.scope["path"].startswith("/v2/"):
         answer.body = msgspec.json.encode({"error": error.message})
         answer.headers["content-length"] = str(len(answer.body))
     return answer

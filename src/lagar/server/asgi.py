@@ -287,6 +287,8 @@ class App:
         match parts:
             case ["v1", "models"]:
                 return 200, v1.models_list(self.serving.router.names), b"application/json"
+            case ["v1", "models", name] if ":" in name:
+                raise NotFound(f"there is no {name[name.index(':') :]!r:.80} here: models answer ':predict'")
             case ["v1", "models", name]:
                 await self._demand.label(name, None, time.perf_counter() + self._timeout_s)
                 return 200, v1.model_ready(name), b"application/json"
