@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ from lagar.registry import catalog as catalogs
 from lagar.registry import tables
 from lagar.registry.catalog import open_catalog
 from lagar.registry.disks import refuse_network_disk
-from lagar.registry.home import open_home
+from lagar.registry.home import explained, open_home
 from support.server import lagar as run_lagar
 
 
@@ -103,6 +104,16 @@ def test_what_is_there_can_be_read_on_a_full_disk(tmp_path: Path) -> None:
     empty, full = done.stderr.splitlines()[-2:]
     assert empty.startswith("lagar: there is no model yet")
     assert "the disk is full; free some space" in full
+
+
+def test_a_disk_that_is_full_while_a_folder_is_copied_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(HomeError, match="the disk is full"), explained(tmp_path, "cannot hold it"):
+        shutil.copytree(tmp_path, tmp_path / "copy", copy_function=full)
 
 
 def test_a_run_folder_holds_sockets_and_goes_with_its_server(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from lagar import runtimes
 from lagar.cli.screen import screen
 from lagar.cli.verdict import serving
 from lagar.control.compiling import Compiler
-from lagar.intake import compilation, golden, push
+from lagar.intake import compilation, golden, push, sandbox
 from lagar.logs import open_log
 from lagar.metrics import Registry
 from lagar.registry import answers
@@ -165,6 +166,13 @@ def test_a_version_without_forms_serves_as_it_was_saved(pushed: Pushed) -> None:
     plain = push.push(pushed.releases, "plain", pushed.path, who=ME, compiling="off")
     assert plain.manifest.proof is None
     assert pushed.releases.source(plain).forms == ()
+
+
+def test_what_a_killed_compilation_has_left_in_the_home_goes_with_what_is_unused(pushed: Pushed) -> None:
+    with sandbox.private(pushed.releases.compiled.place()) as folder:
+        os.utime(folder, (0, 0))
+        pushed.releases.gc()
+        assert not folder.exists()
 
 
 def test_a_version_that_was_pushed_for_later_is_compiled_where_it_serves(tmp_path: Path) -> None:

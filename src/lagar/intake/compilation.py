@@ -90,7 +90,7 @@ def compile_again(releases: Releases, version: Version, *, yields: bool = False)
             f"{label} has an environment of its own and serves as it was saved: its libraries are not those that a "
             "form would be built and proved with; push it without --requirements where the installed ones do"
         )
-    with sandbox.private() as folder:
+    with sandbox.private(releases.compiled.place()) as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())
         proof = sandbox.prove(source, folder / _FOLDER, yields=yields, within=folder)
         releases.compiled.keep(version.manifest, proof, folder / _FOLDER)
@@ -110,7 +110,7 @@ def prove_again(releases: Releases, version: Version, *, yields: bool = False) -
         assert form.criterion is not None
         folder = releases.lay_out(version.manifest, form.name) / form.entry
         given[form.name] = Given(str(folder), form.criterion, leans=form.margin > 0)
-    with sandbox.private() as folder:
+    with sandbox.private(releases.compiled.place()) as folder:
         source = msgspec.structs.replace(releases.source(version), forms=())
         proving = Proving(given=given)
         proof = sandbox.prove(source, folder / _FOLDER, proving=proving, yields=yields, within=folder)

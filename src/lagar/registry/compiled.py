@@ -106,8 +106,7 @@ class Compiled:
             else:
                 mark.unlink(missing_ok=True)
         with explained(self.root, "cannot hold compiled forms"):
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.root))
+            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.place()))
             try:
                 if forms.is_dir():
                     shutil.copytree(forms, draft / _FORMS)
@@ -117,6 +116,12 @@ class Compiled:
                 _put(draft, target)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+
+    def place(self) -> Path:
+        """The folder, for what is being compiled too: what a killed process leaves there goes with `unused`."""
+        with explained(self.root, "cannot hold compiled forms"):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.root
 
     def forget(self, manifest: Manifest) -> None:
         """Remove what was compiled for a version here."""

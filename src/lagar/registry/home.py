@@ -145,6 +145,8 @@ def explained(path: Path, what: str) -> Iterator[None]:
 def reason_of(error: OSError) -> str:
     """Why, and the next step."""
     code = error.errno
+    if code is None:  # of a folder that was copied: words for each of its files
+        code = next((known for known in FULL if os.strerror(known) in str(error)), None)
     if code in FULL:
         return "the disk is full; free some space, or set LAGAR_HOME to a folder on another disk"
     if code in (errno.EACCES, errno.EPERM):
