@@ -18,6 +18,8 @@ from lagar.registry.signature import Signature
 from lagar.types import Handlers, Outputs, Record, Rows
 
 JSON: Final = "application/json"
+OCTETS: Final = "application/octet-stream"
+"""Of V2 bodies with tensors behind their JSON."""
 
 
 class _NotShaped:

@@ -19,6 +19,7 @@ from lagar.protocols import blobs, contents
 from lagar.protocols.base import (
     JSON,
     NOT_SHAPED,
+    OCTETS,
     PLAIN,
     DeploymentView,
     Encoded,
@@ -42,7 +43,6 @@ from lagar.protocols.v2_request import Asked, Given, Reader, split
 from lagar.registry.signature import Output
 from lagar.types import Array, Outputs
 
-OCTETS: Final = "application/octet-stream"
 _MAX_FORMS: Final = 64
 _KIND: Final = contents.KEY.encode()
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY

@@ -126,10 +126,9 @@ class BinaryQuick:
 
     def _from_table(self, table: _Table, blob: memoryview) -> Rows | None:
         """The rows in memory of their own: what stands behind a JSON is rarely aligned."""
-        values = np.frombuffer(blob, table.dtype)
         if not table.by_column:
-            return self._plan.from_matrix(values.reshape(table.rows, table.width).astype(np.float64))
-        matrix = values.reshape(table.width, table.rows)
+            return self._plan.from_matrix(np.ndarray((table.rows, table.width), table.dtype, blob).astype(np.float64))
+        matrix = np.ndarray((table.width, table.rows), table.dtype, blob)
         matrix = matrix if table.order is None else matrix[table.order]
         return self._plan.from_matrix(matrix.T.astype(np.float64, order="C"))
 

@@ -19,6 +19,7 @@ from lagar.protocols import blobs, json_body
 from lagar.protocols.base import (
     JSON,
     NOT_SHAPED,
+    OCTETS,
     PLAIN,
     DeploymentView,
     Encoded,
@@ -31,7 +32,7 @@ from lagar.protocols.base import (
     timeout_of,
 )
 from lagar.protocols.tensors import DATATYPES
-from lagar.protocols.v2 import OCTETS, check_json_type, error_answer, event_lines
+from lagar.protocols.v2 import check_json_type, error_answer, event_lines
 from lagar.protocols.v2_request import split, timeout_parameter
 from lagar.runtimes.mlserver import ANSWER, answer_of, rows_of
 from lagar.types import Outputs

@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 from lagar.engine.batcher import Batcher, Call
 from lagar.errors import HeadersTooLarge, InvalidInput, RequestError, RequestTimeout
 from lagar.metrics import Registry
-from lagar.protocols.base import JSON, Encoded
+from lagar.protocols.base import JSON, OCTETS, Encoded
 from lagar.server.exchange import MIN_BODY_BYTES_PER_S, STATUS_LINES, Application, Exchange
 from lagar.server.heads import Head, Heads
 from lagar.server.lane import OFF_LOOP_ROWS
@@ -75,7 +75,7 @@ class State(enum.IntEnum):
 
 
 _OK = STATUS_LINES[200] + b"content-type: %b\r\nx-request-id: "
-_OK_JSON = _OK % JSON.encode()
+_OK_AS = {media: _OK % media.encode() for media in (JSON, OCTETS)}
 
 
 class HttpServer:
@@ -423,7 +423,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(
             b"%b%b\r\n%bcontent-length: %d\r\n%b%b%b"
             % (
-                _OK_JSON if media is JSON else _OK % media.encode("ascii"),
+                _OK_AS.get(media) or _OK % media.encode("ascii"),
                 self._request_id.encode("ascii"),
                 lines,
                 len(body),
