@@ -317,6 +317,34 @@ def test_cross_origin_settings_are_taken_over(tmp_path: Path, monkeypatch: pytes
     assert settings_of(tmp_path, {"grpc_max_message_length": 2**30}).server.max_body_bytes == 2**30
 
 
+def test_pages_may_do_what_mlserver_lets_them_where_nothing_is_said(tmp_path: Path) -> None:
+    safe = ("accept", "accept-language", "content-language", "content-type")
+    server = settings_of(tmp_path, {"cors_settings": {"allow_origins": ["*"]}}).server
+    assert (server.cors_methods, server.cors_headers) == (("GET",), safe)
+    said = {"allow_origins": ["*"], "allow_methods": ["POST"], "allow_headers": ["x-token"]}
+    server = settings_of(tmp_path, {"cors_settings": said}).server
+    assert (server.cors_methods, server.cors_headers) == (("POST",), ("x-token", *safe))
+    said = {"allow_origins": ["*"], "allow_headers": ["*"]}
+    assert settings_of(tmp_path, {"cors_settings": said}).server.cors_headers == ("*",)
+    assert settings_of(tmp_path, {}).server.cors_methods == ()
+
+
+def test_models_may_lie_where_only_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    sklearn_model(tmp_path / "models/m", name="m")
+    assert mlserver_server.said(served) == {}
+    (served / "settings.json").write_text('{"model_repository_root": "../models", "http_port": 9000}')
+    assert list(found(served)) == ["m@"]
+    assert mlserver_server.said(served)["port"][0] == 9000
+    (served / "settings.json").write_text('{"model_repository_root": "../nowhere"}')
+    with pytest.raises(SetupError, match="model_repository_root is no folder"):
+        found(served)
+    (served / "settings.json").unlink()
+    monkeypatch.setenv("MLSERVER_MODEL_REPOSITORY_ROOT", str(tmp_path / "models"))
+    assert list(found(served)) == ["m@"]
+
+
 def test_content_types_of_the_settings_are_those_of_the_version(tmp_path: Path) -> None:
     logistic(tmp_path / "m")
     outputs = [{"name": "predict", "datatype": "INT64", "shape": [-1, 1], "parameters": {"content_type": "np"}}]

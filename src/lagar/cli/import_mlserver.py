@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -35,11 +36,11 @@ def mlserver(
     A model that is refused is named, the others are taken in, and the command ends with 1. No traffic moves:
     `lagar promote` does that.
     """
-    from lagar.intake import inspect
+    from lagar.intake import inspect, mlserver_server
     from lagar.intake import mlserver as folders
 
     root = folder.expanduser().absolute()
-    if not root.is_dir() or not folders.is_folder(root):
+    if not root.is_dir() or not mlserver_server.is_folder(root):
         raise SetupError(f"{folder} is no folder of MLServer's: there is no {folders.NAME} in it or below it")
     places, told = inspect.survey([root])
     for line in told:
@@ -79,4 +80,5 @@ def mlserver(
 
 
 def _shown(error: LagarError, folder: str) -> str:
-    return error.message.replace(f"{folder}/", "")
+    """Without the places of the copies, which are gone by now."""
+    return re.sub(rf"{re.escape(folder)}/\d+/", "", error.message)

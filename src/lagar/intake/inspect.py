@@ -193,7 +193,7 @@ def places_at(path: Path, skipped: list[str]) -> list[Place]:
 
 def _in_folder(folder: Path, skipped: list[str]) -> list[Place]:
     """A folder that is a model, a model with versions, or a folder of models."""
-    if not (folder / lagar_toml.NAME).is_file() and mlserver.is_folder(folder):
+    if not (folder / lagar_toml.NAME).is_file() and mlserver_server.is_folder(folder):
         return _in_mlserver_folder(folder, skipped)
     if _is_model_folder(folder):
         return [_named(folder, given=True)]

@@ -54,8 +54,21 @@ _CORS: Final[dict[str, str]] = {
     "allow_headers": "cors_headers", "expose_headers": "cors_expose", "allow_credentials": "cors_credentials",
     "max_age": "cors_max_age_s",
 }  # fmt: skip
+_SAFE_HEADERS: Final = ("accept", "accept-language", "content-language", "content-type")
+"""What MLServer's framework lets pages send whatever else is set."""
 _GZIP_FROM: Final = 500
 """Bytes from which MLServer compresses an answer."""
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether MLServer would find a model in a folder, or where its settings say that models are; raises SetupError."""
+    if mlserver.is_folder(folder):
+        return True
+    try:
+        fields = _fields(folder)
+    except SetupError:  # a settings.json that is no JSON may be anybody's
+        return False
+    return fields.given("model_repository_root") and mlserver.is_folder(root_of(folder))
 
 
 def root_of(folder: Path) -> Path:
@@ -76,7 +89,7 @@ def said(folder: Path) -> Said:
 
 
 def _said(folder: Path) -> Said:
-    if not folder.is_dir() or not mlserver.is_folder(folder):
+    if not folder.is_dir() or not is_folder(folder):
         return {}
     fields = _fields(folder)
     for name, why in _REFUSED.items():
@@ -138,6 +151,12 @@ def _cors(folder: Path, fields: Fields) -> Said:
         else:
             value = [str(item) for item in cors.listed(name)]
         found[setting] = (value, cors.origin(name))
+    if found:
+        origin = f"MLServer's default beside {mlserver.NAME}"
+        found.setdefault("cors_methods", (["GET"], origin))
+        headers, where = found.get("cors_headers", ([], origin))
+        if "*" not in headers:
+            found["cors_headers"] = ([*headers, *(name for name in _SAFE_HEADERS if name not in headers)], where)
     return found
 
 
