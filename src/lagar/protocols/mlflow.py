@@ -30,12 +30,13 @@ from lagar.protocols.base import (
     timeout_of,
 )
 from lagar.protocols.bodies import ARROW, CSV, PARQUET, Batch, check_json
+from lagar.protocols.plain_rows import SPLIT
 from lagar.protocols.predictions import Predictions
 from lagar.types import Outputs
 
-SPLIT: Final = "dataframe_split"
 RECORDS: Final = "dataframe_records"
-FORMATS: Final = (SPLIT, RECORDS, "instances", "inputs")
+INSTANCES, INPUTS = "instances", "inputs"
+FORMATS: Final = (SPLIT, RECORDS, INSTANCES, INPUTS)
 _TAKEN: Final = f"{JSON}, {CSV}, {PARQUET} or {ARROW}"
 _SPLIT_KEYS: Final = frozenset({"columns", "data", "index"})
 
@@ -58,7 +59,7 @@ class MlflowAdapter:
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
         self._names = list(deployment.signature.names)
-        self._predictions = Predictions(deployment, limits or Limits())
+        self._predictions = Predictions(deployment, limits or Limits(), (INSTANCES, INPUTS), (RECORDS,))
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope) -> InferRequest:
         """The request in a body of any of the accepted types; raises RequestError."""
@@ -71,6 +72,9 @@ class MlflowAdapter:
             if batch is None:
                 check_json(body, media, given, _TAKEN)
         if batch is None:
+            request = self._predictions.certainly_good(body, request_id, timeout_s)
+            if request is not None:
+                return request
             batch, params = self._read_json(body)
         return self._predictions.request(batch, params, request_id, timeout_s)
 

@@ -6,17 +6,13 @@ everything else goes the exact way.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import msgspec
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from lagar.errors import InvalidInput, NotAcceptable
-from lagar.protocols import json_body, tables
+from lagar.protocols import tables
 from lagar.protocols.base import (
     JSON,
     NOT_SHAPED,
@@ -38,25 +34,13 @@ from lagar.protocols.base import (
 from lagar.protocols.bodies import ARROW, CSV, ENVELOPES, ID, ID_ONLY, Batch, BodyReader
 from lagar.protocols.columns import Plan
 from lagar.protocols.json_answer import dumped, output_json
-from lagar.registry.signature import Field, Signature, answer_names
+from lagar.protocols.plain_rows import PlainRows
+from lagar.registry.signature import answer_names
 from lagar.types import Array, Outputs, Record, Rows
 
 ANSWERS: Final = (JSON, CSV, ARROW)
-_BUFFER_FROM_BYTES: Final = 1536
 _ID_PLACE: Final = b"\x00"
 _TEMPLATE_ROWS: Final = 1024
-_ESCAPED: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
-
-
-class _RowsBody(msgspec.Struct):
-    batches: list[list[float]] | None = None
-    instances: list[list[float]] | None = None
-    inputs: list[list[float]] | None = None
-    data: list[list[float]] | None = None
-
-
-_rows_body = msgspec.json.Decoder(_RowsBody)
-_bare_rows = msgspec.json.Decoder(list[list[float]])
 
 
 class NativeAdapter:
@@ -66,19 +50,18 @@ class NativeAdapter:
         "_bodies",
         "_classes",
         "_end",
+        "_enveloped",
         "_head",
         "_id_templates",
         "_keys",
         "_limits",
         "_names",
         "_outputs",
+        "_plain",
         "_plan",
         "_postprocess",
         "_preprocess",
         "_quick",
-        "_quick_rows",
-        "_record",
-        "_records",
         "_signature",
     )
 
@@ -96,14 +79,8 @@ class NativeAdapter:
             signature, self._plan, self._limits, all_columns=self._preprocess or self._postprocess
         )
         self._quick = not self._preprocess and not self._postprocess
-        self._quick_rows = (
-            self._quick and signature.layout == "matrix" and not set(ENVELOPES).intersection(signature.names)
-        )
-        record = _record_type(signature) if self._quick else None
-        self._record = None if record is None else msgspec.json.Decoder(record)
-        self._records: msgspec.json.Decoder[list[Any]] | None = (
-            None if record is None else msgspec.json.Decoder(list[record])  # type: ignore[valid-type]
-        )
+        self._enveloped = not set(ENVELOPES).intersection(signature.names)
+        self._plain = PlainRows(signature, self._plan, self._limits, ENVELOPES)
         head = {"model": deployment.name, "version": deployment.version}
         self._head = orjson.dumps(head)[:-1] + b',"id":'
         shown = answer_names(self._outputs)
@@ -148,46 +125,9 @@ class NativeAdapter:
         return answer
 
     def _decode_quickly(self, body: bytes) -> Rows | None:
-        """Rows of a body that is certainly good. As many colons as fields: no key is there twice or unknown."""
-        try:
-            if body.startswith(b"{") and b"[" not in body:
-                if self._record is None or body.count(b":") != len(self._names):
-                    return None
-                return self._plan.from_tuples([msgspec.structs.astuple(self._record.decode(body))])
-            if self._quick_rows and not body.startswith(b"[{"):
-                return self._decode_rows(body)
-            if self._records is None or not body.startswith(b"[{"):
-                return None
-            records = self._records.decode(body)
-            n = len(records)
-            if n == 0 or n > self._limits.max_rows or body.count(b":") != n * len(self._names):
-                return None
-            return self._plan.from_tuples([msgspec.structs.astuple(record) for record in records])
-        except json_body.PARSE_ERRORS:
-            return None
-
-    def _decode_rows(self, body: bytes) -> Rows | None:
-        """A bare list of rows of numbers, or one in an envelope without other members."""
-        bare = body.startswith(b"[")
-        if body.count(b":") != (0 if bare else 1):
-            return None
-        width = self._plan.width
-        if len(body) >= _BUFFER_FROM_BYTES:
-            matrix = json_body.read_numbers(body, _read_rows)
-            if matrix is None or body.count(b"[") != len(matrix) + 1:
-                return None
-        else:
-            if bare:
-                table: list[list[float]] | None = _bare_rows.decode(body)
-            else:
-                held = _rows_body.decode(body)
-                table = held.batches or held.instances or held.inputs or held.data
-            if not table or len(set(map(len, table))) != 1 or not table[0]:
-                return None
-            matrix = np.array(table)
-        if len(matrix) > self._limits.max_rows or (width is not None and matrix.shape[1] != width):
-            return None
-        return self._plan.from_matrix(matrix)
+        """Rows of a body that is certainly good."""
+        rows = self._plain.bare(body)
+        return self._plain.in_member(body) if rows is None and self._enveloped else rows
 
     def _request(self, batch: Batch, request_id: str, answer: str, timeout_s: float | None) -> InferRequest:
         if batch.timeout is not None:
@@ -275,43 +215,6 @@ class NativeAdapter:
 
     def error(self, error: BaseException, request_id: str) -> ErrorAnswer:
         return error_answer(error, request_id)
-
-
-def _read_rows(document: Any) -> NDArray[np.float64] | None:
-    """The matrix of [[…], …] or {"batches": [[…], …]}; the caller counts brackets, since as_buffer flattens."""
-    if hasattr(document, "keys"):
-        (key,) = document.keys()
-        if key not in ENVELOPES:
-            return None
-        document = document[key]
-    n = len(document)
-    widths = set(map(len, document))
-    flat = np.frombuffer(document.as_buffer(of_type="d"))
-    if n == 0 or len(widths) != 1:
-        return None
-    width = widths.pop()
-    return flat.reshape(n, width) if width > 0 and flat.size == n * width else None
-
-
-def _record_type(signature: Signature) -> type[msgspec.Struct] | None:
-    """A struct of the signature's fields; None when the exact way must look at every record.
-
-    msgspec renames no field to what JSON escapes, and that is how a caller would have to write it.
-    """
-    if not signature.fields or any(map(_ESCAPED.search, signature.names)):
-        return None
-    fields = [(f"f{place}", _python_type(field)) for place, field in enumerate(signature.fields)]
-    rename = {f"f{place}": field.name for place, field in enumerate(signature.fields)}
-    return msgspec.defstruct("Record", fields, rename=rename)
-
-
-def _python_type(field: Field) -> Any:
-    plain: dict[str, Any] = {"float": float, "int": int, "bool": bool, "string": str}
-    kind = plain.get(field.type, str | int | float | bool)
-    if field.type == "string" and field.categories and field.unknown == "refuse":
-        texts = tuple(category for category in field.categories if type(category) is str)
-        kind = Literal[texts] if len(texts) == len(field.categories) else str | int | float | bool
-    return kind | None if field.nullable is True else kind
 
 
 def _free(title: str, columns: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ they travel as columns with one value, so that calls with different ones may sti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -17,6 +17,7 @@ from lagar.protocols.base import JSON, DeploymentView, Encoded, InferRequest, Li
 from lagar.protocols.bodies import Batch, BodyReader
 from lagar.protocols.columns import Plan
 from lagar.protocols.json_answer import dumped, output_json
+from lagar.protocols.plain_rows import PlainRows
 from lagar.registry.signature import PARAM, PARAM_LIST
 from lagar.types import Outputs, Record, Rows
 
@@ -28,9 +29,12 @@ _OPEN: Final = b'{"predictions":'
 class Predictions:
     """Both directions for one deployment; the protocols around it say where the rows stand and how errors look."""
 
-    __slots__ = ("_bare", "_names", "_outputs", "_params", "_plan", "_preprocess", "_records", "reader")
+    __slots__ = ("_bare", "_names", "_outputs", "_params", "_plain", "_plan", "_preprocess", "_records", "reader")
 
-    def __init__(self, deployment: DeploymentView, limits: Limits) -> None:
+    def __init__(
+        self, deployment: DeploymentView, limits: Limits, members: Iterable[str], frames: Iterable[str] = ()
+    ) -> None:
+        """`members` may hold rows as they may stand everywhere, `frames` records."""
         signature = deployment.signature
         handlers = deployment.handlers
         self._plan = Plan(signature, deployment.name)
@@ -45,9 +49,19 @@ class Predictions:
         self._preprocess = handlers is not None and handlers.has_preprocess
         self.reader = BodyReader(signature, self._plan, limits, all_columns=self._preprocess, takes_ids=False)
         known = tuple(output.name for output in signature.outputs)
+        self._plain = (
+            None if self._params or self._preprocess else PlainRows(signature, self._plan, limits, members, frames)
+        )
         self._outputs = known if signature.task == "custom" else known[:1]
         self._records = signature.task == "custom" and self._outputs != (_PLAIN,)
         """Code that names what it answers is answered by name: one object per row."""
+
+    def certainly_good(self, body: bytes, request_id: str, timeout_s: float | None) -> InferRequest | None:
+        """The request of a body that holds plain rows and nothing else, None for one that needs a closer look."""
+        if self._plain is None:
+            return None
+        rows = self._plain.in_member(body) or self._plain.in_split(body)
+        return None if rows is None else InferRequest(rows.n, self._outputs, request_id, rows, timeout_s=timeout_s)
 
     def rows_under(self, key: str, rows: Any) -> Batch:
         """The batch in a member that holds a list of rows, lists by name, or a single record or value."""

@@ -45,7 +45,7 @@ class V1Adapter:
     __slots__ = ("_predictions",)
 
     def __init__(self, deployment: DeploymentView, limits: Limits | None = None) -> None:
-        self._predictions = Predictions(deployment, limits or Limits())
+        self._predictions = Predictions(deployment, limits or Limits(), FORMATS)
 
     def decode(self, body: bytes, request_id: str, envelope: Envelope) -> InferRequest:
         """The request in a V1 body; raises RequestError."""
@@ -53,6 +53,9 @@ class V1Adapter:
         given = envelope.content_type
         if given is not None and given != JSON:
             check_json(body, parse_media_type(given), given, JSON)
+        request = self._predictions.certainly_good(body, request_id, timeout_s)
+        if request is not None:
+            return request
         value = json_body.parse(body)
         if type(value) is not dict:
             raise InvalidInput(f"the body must be an object with 'instances' or 'inputs', got {shown(value)}")
