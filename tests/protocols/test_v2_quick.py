@@ -19,10 +19,11 @@ from protocols.corpus import dumped, tensor, v2
 from protocols.test_corpus import same_rows
 from protocols.views import STRICT, View
 
-NAMES = ("a", "b c", "data", "\u00e9")
+NAMES = ("a", "b c", "data", "\u00e9 that is long enough" * 20)
+"""A body of few bytes is not looked up."""
 PLAIN_NUMBERS = Signature(tuple(map(Field, NAMES)), (Output("p"), Output("q")), ("p", "q"), named=True)
 RULED = Signature(
-    (Field("a", "int", minimum=-5), Field("b c", nullable=True), Field("data", categories=(1, 2)), Field("\u00e9")),
+    (Field("a", "int", minimum=-5), Field("b c", nullable=True), Field("data", categories=(1, 2)), Field(NAMES[3])),
     (Output("p"), Output("q")),
     ("p", "q"),
     named=True,
@@ -239,10 +240,19 @@ def test_a_layout_that_begins_as_another_takes_its_place_in_the_end() -> None:
 
 def test_a_strict_model_names_what_is_wrong_behind_a_known_layout() -> None:
     adapter = V2Adapter(View(STRICT), LIMITS)
-    adapter.decode(v2(*(tensor([1.0], [1], name=name) for name in ("a", "b", "k"))), "r-1")
-    body = v2(*(tensor([value], [1], name=name) for name, value in (("a", 1.0), ("b", 1.5), ("k", 1.0))))
+    good, bad = (
+        written(
+            {"inputs": [tensor([1.0], [1], name="a"), tensor([b], [1], name="b"), tensor([1], [1], name="k")]},
+            "",
+            "",
+            9,
+        )
+        for b in (1.0, 1.5)
+    )
+    adapter.decode(good, "r-1")
+    assert layouts_of(adapter).read(bad) is not None
     with pytest.raises(InvalidInput, match="'b' must be a whole number"):
-        adapter.decode(body, "r-1")
+        adapter.decode(bad, "r-1")
 
 
 # Tensors behind the JSON.

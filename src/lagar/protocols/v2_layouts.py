@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from lagar.protocols import json_body
 from lagar.protocols.v2_request import MAX_ID
 
+MIN_BODY_BYTES: Final = 512
+"""A smaller one is read as quickly as its layout is found; and a small matrix is not looked up in vain."""
 MAX_BODY_BYTES: Final = 64 * 1024
 """Of larger ones reading the numbers is nearly all."""
 _MAX_LAYOUTS: Final = 32
@@ -75,7 +77,7 @@ class Layouts:
 
         A number that is 1e300 may be out of place: its body needs a closer look, as with any number beyond 2^53.
         """
-        if not self._known or len(body) > MAX_BODY_BYTES:
+        if not self._known or not MIN_BODY_BYTES <= len(body) <= MAX_BODY_BYTES:
             return None
         body, given_id = anonymous(body)
         end = body.find(b"[", body.find(_DATA)) + 1
@@ -102,7 +104,7 @@ class Layouts:
 
         `datatypes` are in the order of the fields, `order` is as in `Layout`.
         """
-        if len(body) > MAX_BODY_BYTES:
+        if not MIN_BODY_BYTES <= len(body) <= MAX_BODY_BYTES:
             return
         body, found_id = anonymous(body)
         if found_id != given_id:

@@ -24,7 +24,7 @@ from lagar.protocols.tensors import (
     INTEGER_RANGES,
     is_surely_good,
 )
-from lagar.protocols.v2_layouts import Layouts
+from lagar.protocols.v2_layouts import MIN_BODY_BYTES, Layouts
 from lagar.protocols.v2_request import MAX_ID
 from lagar.registry.signature import Signature
 from lagar.types import Rows
@@ -113,8 +113,7 @@ class Quick:
         try:
             if not self._matrix:
                 return self._mixed_columns(body)
-            known = self._layouts.read(body)
-            if known is not None:
+            if len(body) >= MIN_BODY_BYTES and (known := self._layouts.read(body)) is not None:
                 layout, values, given_id = known
                 return self._placed(values, layout.datatypes, given_id)
             if len(body) < _BUFFER_FROM_BYTES:
