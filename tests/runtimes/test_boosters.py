@@ -16,6 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lagar.errors import InvalidInput, LoadFailed
+from lagar.registry.model import ModelSource
+from lagar.runtimes import lightgbm as lightgbm_file
 from runtimes.conftest import answers, load, rows_of, same
 
 WINE, KIND = load_wine(return_X_y=True, as_frame=True)
@@ -235,6 +237,20 @@ def test_catboost_categories_are_text_or_whole_numbers(tmp_path: Path) -> None:
     assert (caught.value.field, caught.value.row) == ("floor", 2)
 
 
+def test_a_lightgbm_file_that_was_cut_anywhere_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "wine.txt"
+    rows, labels = load_wine(return_X_y=True)
+    lightgbm.LGBMClassifier(n_estimators=2, n_jobs=1, verbose=-1).fit(rows, labels).booster_.save_model(path)
+    whole = path.read_bytes()
+    trees = whole.index(b"end of trees")
+    for cut in [*range(10, trees, 397), trees, whole.index(b"parameters:") + 12, whole.index(b"end of parameters")]:
+        path.write_bytes(whole[:cut])
+        with pytest.raises(LoadFailed, match=r"wine\.txt is a damaged LightGBM model: .*; copy it or save"):
+            lightgbm_file.open_source(ModelSource(name="wine", version="1", path=str(path), kind="lightgbm"), 1)
+    path.write_bytes(whole.rstrip(b"\n"))  # LightGBM would read on behind the last line
+    assert len(answers(load(path), rows[:3])["predict"]) == 3
+
+
 def test_a_damaged_booster_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text(
         '{"learner": {"learner_model_param": {}, "gradient_booster": 3}, "version": [3, 2, 0]}'
@@ -242,7 +258,7 @@ def test_a_damaged_booster_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match=r"broken\.json: XGBoost .* does not read it"):
         load(tmp_path / "broken.json")
     (tmp_path / "broken.txt").write_text("tree\nversion=v4\nnum_class=1\n")
-    with pytest.raises(LoadFailed, match=r"broken\.txt: LightGBM .* does not read it"):
+    with pytest.raises(LoadFailed, match=r"broken\.txt is a damaged LightGBM model: its 28 bytes end before"):
         load(tmp_path / "broken.txt")
     (tmp_path / "broken.cbm").write_bytes(b"CBM1" + b"\0" * 60)
     with pytest.raises(LoadFailed, match=r"broken\.cbm: CatBoost .* does not read it"):

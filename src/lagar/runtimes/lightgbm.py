@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,11 +36,51 @@ def open_source(source: ModelSource, threads: int) -> Opened:
     """A booster saved by save_model, or the pickle of an MLflow folder."""
     import lightgbm
 
-    try:
-        booster = lightgbm.Booster(model_file=source.path)
-    except lightgbm.basic.LightGBMError as error:
+    text = _whole_text(source.path)
+    try:  # of a text, not of the file: LightGBM reads on behind the last line of one that does not end
+        booster = lightgbm.Booster(model_str=text)
+    except (lightgbm.basic.LightGBMError, ValueError) as error:
         raise LoadFailed(f"{source.path}: LightGBM {lightgbm.__version__} does not read it: {error}") from error
     return of_object(booster, threads)
+
+
+def _whole_text(path: str) -> str:
+    """The text of a saved booster.
+
+    Raises LoadFailed for one that was cut: LightGBM believes the sizes in it, and reads beyond its end.
+    """
+    data = Path(path).read_bytes()
+    if why := _damage(data):
+        raise LoadFailed(f"{path} is a damaged LightGBM model: {why}; copy it or save the model again")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise LoadFailed(f"{path} is a damaged LightGBM model: byte {error.start} is no UTF-8") from None
+
+
+def _damage(data: bytes) -> str:
+    """What a saved booster lacks; "" for one that is whole."""
+    if b"\0" in data:
+        return f"it has a zero byte at {data.index(0)}"
+    head = re.search(rb"^tree_sizes=([\d ]*)\s*$", data, re.MULTILINE)
+    first = re.search(rb"^Tree=0\s*$", data, re.MULTILINE)
+    if head is not None and first is not None:  # of models without trees, and of old ones, there is no such promise
+        at = first.start()
+        for number, size in enumerate(map(int, head[1].split())):
+            if not data.startswith(b"Tree=%d" % number, at):
+                return f"tree {number} is not at byte {at:,} of {len(data):,}, where it should be"
+            at += size
+        if not data.startswith(b"end of trees", at):
+            return f"its trees do not end at byte {at:,} of {len(data):,}, where they should"
+    elif first is None and (head is None or head[1].strip()):
+        return f"its {len(data):,} bytes end before its trees"
+    parameters = re.search(rb"^parameters:\s*$", data, re.MULTILINE)
+    if (
+        parameters is not None
+        and re.compile(rb"^end of parameters", re.MULTILINE).search(data, parameters.end()) is None
+    ):
+        return "it ends among its parameters"
+    return ""
 
 
 def of_object(model: Any, threads: int) -> Opened:
