@@ -134,6 +134,19 @@ def test_what_is_proved_and_does_not_serve_says_why() -> None:
     ]  # fmt: skip
 
 
+def test_computing_time_is_told_from_a_coarse_clock_although_the_process_may_stand_still_at_first() -> None:
+    started = time.perf_counter_ns()
+
+    def fine() -> int:
+        return max(time.perf_counter_ns() - started - 1_000_000, 0)  # one millisecond in which others compute
+
+    def coarse() -> int:
+        return (time.perf_counter_ns() - started) // 10_000_000 * 10_000_000
+
+    assert race.clock_of(fine) is fine
+    assert race.clock_of(coarse) is time.perf_counter_ns
+
+
 def test_times_are_measured_in_turns() -> None:
     class Slow:
         def __init__(self, seconds: float) -> None:
