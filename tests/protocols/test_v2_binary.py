@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagar.errors import InvalidInput, PayloadTooLarge, RequestError, UnsupportedMediaType
-from lagar.protocols.base import Envelope, InferRequest, Limits
+from lagar.protocols.base import PLAIN, Envelope, InferRequest, Limits
 from lagar.protocols.v2 import V2Adapter
 from lagar.registry.signature import Field, Output, Signature
 from protocols.corpus import churn_inputs, dumped, tensor, v2
@@ -93,6 +93,20 @@ def test_every_numeric_datatype_gives_the_rows_that_json_gives(datatype: str) ->
     sent = behind(("x", datatype, [2, 2], blob_of(rows, datatype)))
     plain = v2(tensor(rows, [2, 2], "BOOL" if datatype == "BOOL" else "FP64"))
     same_rows(decoded(deployment, sent).rows, V2Adapter(deployment).decode(plain, "r-1").rows)
+
+
+def test_flags_of_a_model_of_numbers_are_1_and_0() -> None:
+    numbers = (Field("a"), Field("b", "int"))
+    deployment = View(Signature(numbers, (Output("predict"),), ("predict",)))
+    plain = V2Adapter(deployment).decode(v2(tensor([1, 0, 0, 1], [2, 2])), "r-1").rows
+    adapter = V2Adapter(deployment)
+    same_rows(adapter.decode(v2(tensor([True, False, False, True], [2, 2], "BOOL")), "r-1").rows, plain)
+    columns = [tensor([True, False], [2], "BOOL", "a"), tensor([False, True], [2, 1], "BOOL", "b")]
+    same_rows(adapter.decode(v2(*columns), "r-1").rows, plain)
+    same_rows(decoded(deployment, behind(("x", "BOOL", [2, 2], b"\x01\x00\x00\x01"))).rows, plain)
+    mixed = behind(("b", "BOOL", [2], b"\x00\x01"), ("a", "FP32", [2], np.array([1, 0], "<f4").tobytes()))
+    same_rows(decoded(deployment, mixed).rows, plain)
+    refused(deployment, (v2(tensor([True, False], [1, 2], "FP64")), PLAIN), "holds numbers", "got true")
 
 
 def test_text_stands_behind_its_length() -> None:

@@ -93,13 +93,14 @@ def _category_key(value: Any) -> tuple[type, Any]:
 class Plan:
     """The compiled input side of one signature."""
 
-    __slots__ = ("_getter", "_hint", "_rules", "layout", "names", "plain", "refuse_extra", "width")
+    __slots__ = ("_getter", "_hint", "_rules", "layout", "names", "numbers", "plain", "refuse_extra", "width")
 
     def __init__(self, signature: Signature, model: str = "") -> None:
         self.layout = signature.layout
         self.width = signature.width
         """None: the model does not say, any rectangular matrix is let through."""
         self.names = signature.names
+        self.numbers = frozenset(field.name for field in signature.fields or () if field.type in ("float", "int"))
         self.refuse_extra = signature.extra_fields == "refuse"
         self._rules = tuple(Rule(field) for field in signature.fields or ())
         if self.layout == "matrix":

@@ -106,7 +106,7 @@ def _refuse_unless(tensor: Tensor, values: Sequence[Any], good: Any, wanted: str
 class TensorPlan:
     """How the tensors of a request become the rows of one signature."""
 
-    __slots__ = ("_limits", "_plan", "_single", "_wants_records")
+    __slots__ = ("_flags_count", "_limits", "_plan", "_single", "_wants_records")
 
     def __init__(self, plan: Plan, limits: Limits, *, wants_records: bool) -> None:
         self._plan = plan
@@ -114,6 +114,8 @@ class TensorPlan:
         self._wants_records = wants_records
         self._single = plan.names[0] if plan.width == 1 else None
         """The only field of the model: its input may have any name."""
+        self._flags_count = plan.numbers.issuperset(plan.names)
+        """A matrix of BOOL is one of numbers: no field is a flag."""
 
     def decode(self, tensors: Sequence[Tensor], form: Form = "any") -> tuple[int, Rows | None, list[Record] | None]:
         """(rows in the request, rows, None), or (…, None, records) for a model with a preprocess."""
@@ -134,7 +136,7 @@ class TensorPlan:
 
     def _from_table(self, tensor: Tensor, n: int) -> tuple[int, Rows | None, list[Record] | None]:
         width = self._width_of(tensor)
-        data = tensor.data
+        data = _counted(tensor.data) if tensor.datatype == "BOOL" and self._flags_count else tensor.data
         if isinstance(data, np.ndarray) and data.dtype != np.bool_ and not self._wants_records:
             rows = self._plan.from_matrix(np.ascontiguousarray(data.reshape(n, width), np.float64))
             if rows is not None:
@@ -211,8 +213,16 @@ class TensorPlan:
             name = self._single if self._single is not None and len(tensors) == 1 else tensor.name
             if name in columns:
                 raise InvalidInput(f"input '{tensor.name}' is there twice", field=tensor.name)
-            columns[name] = tensor.data
+            counts = tensor.datatype == "BOOL" and name in self._plan.numbers
+            columns[name] = _counted(tensor.data) if counts else tensor.data
         return columns
+
+
+def _counted(flags: list[Any] | Array) -> list[Any] | Array:
+    """True and false of a BOOL tensor as the 1 and 0 that a model of numbers was fitted on; null stays null."""
+    if isinstance(flags, np.ndarray):
+        return flags.astype(np.int64)
+    return [None if flag is None else int(flag) for flag in flags]
 
 
 def _listed(column: Column) -> Sequence[Any]:
