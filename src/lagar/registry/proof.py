@@ -117,7 +117,7 @@ class Proof(msgspec.Struct, frozen=True, omit_defaults=True):
     refused: int = 0
     """How many of them the original refuses."""
     jitter: float = 0.0
-    """The largest difference of the original's own answers between one row and many."""
+    """The largest difference of the original's own answers, on rows of every day, between one row and many."""
     original_us: dict[str, float] = {}
     attempts: tuple[Attempt, ...] = ()
     served: tuple[Served, ...] = ()
