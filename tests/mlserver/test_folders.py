@@ -44,6 +44,16 @@ def test_models_are_found_at_any_depth_with_their_names_and_versions(tmp_path: P
     assert set(found(tmp_path)) == {"iris@v1.0.0", "iris@v1.0.1", "wine@1.0", "plain@"}
 
 
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    sklearn_model(tmp_path / "elsewhere/m", name="m")
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "current").symlink_to(tmp_path / "elsewhere/m", target_is_directory=True)
+    (served / "again").symlink_to(served, target_is_directory=True)
+    (served / "lost").symlink_to(tmp_path / "nowhere")
+    assert list(found(served)) == ["m@"]
+
+
 def test_versions_are_ordered_as_numbers_and_a_model_without_one_comes_first(tmp_path: Path) -> None:
     sources = {}
     for version in ("1.9", "1.10", "v1.0.9", "v1.0.10"):

@@ -188,7 +188,16 @@ def read(folder: Path, root: Path) -> Settled:
 
 
 def _settings_files(folder: Path) -> Iterator[Path]:
-    for seen, (where, folders, files) in enumerate(os.walk(folder)):
+    been: set[tuple[int, int]] = set()
+    for seen, (where, folders, files) in enumerate(os.walk(folder, followlinks=True)):  # as MLServer's glob does
+        try:
+            here = os.stat(where)
+        except OSError:  # it has just gone
+            continue
+        if (here.st_dev, here.st_ino) in been:  # a link to where the walk has been, or is
+            folders.clear()
+            continue
+        been.add((here.st_dev, here.st_ino))
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in _SKIPPED)
         if NAME in files:
             yield Path(where) / NAME
