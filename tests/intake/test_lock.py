@@ -45,6 +45,15 @@ def test_what_lies_on_this_machine_only_is_refused(tmp_path: Path, line: str) ->
 
 def test_a_line_that_is_no_requirement_is_shown(tmp_path: Path) -> None:
     assert "'numpy=1.2' is no requirement" in refused(tmp_path / "requirements.txt", "numpy=1.2\n")
+    address = "git+https://example.com/mine.git"
+    assert f"write it like NAME @ {address}" in refused(tmp_path / "requirements.txt", f"{address}\n")
+
+
+def test_a_file_that_does_not_say_what_is_needed_is_refused(tmp_path: Path) -> None:
+    assert "has no [packages]" in refused(tmp_path / "Pipfile", '[dev-packages]\npytest = "*"\n')
+    assert "has no list of dependencies" in refused(tmp_path / "conda.yaml", "name: m\n")
+    (tmp_path / "requirements.txt").write_text("# nothing but Python\n")
+    assert lock.read(tmp_path / "requirements.txt").lines == ()
 
 
 def test_files_that_include_each_other_end(tmp_path: Path) -> None:

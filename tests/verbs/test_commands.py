@@ -76,6 +76,11 @@ def test_a_metric_is_a_name_and_a_number(tmp_path: Path, metric: str) -> None:
     assert metric in refusal("push", "m", "model.joblib", "--metric", metric, home=tmp_path, code=2)
 
 
+def test_a_metric_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    line = refusal("push", "m", "model.joblib", "--metric", "auc=0.9", "--metric", "auc=0.8", home=tmp_path, code=2)
+    assert line == "--metric auc is given twice: 0.9 and 0.8; say it once"
+
+
 def terminal(*args: str | Path, home: Path, env: dict[str, str]) -> str:
     """What a command writes to a terminal."""
     parent, child = pty.openpty()

@@ -301,6 +301,7 @@ def test_a_refused_push_over_http_names_the_step_and_no_folder_of_the_server(sha
         ("?filename=m.joblib&trust=perhaps", None, "true or false"),
         ("?filename=m.joblib&compile=later", None, "wait, background or off, got 'later'"),
         ("?filename=m.joblib&metric=high", None, "accuracy=0.98"),
+        ("?filename=m.joblib&metric=auc=1&metric=auc=0", None, "'auc' is given twice: 1 and 0"),
         ("?filename=m.joblib&version=1&version=2", None, "'version' is given 2 times"),
         ("", {"modell": ("m.joblib", b"x")}, "did you mean 'model'"),
         ("", {"example": ("rows.csv", b"x")}, "the part 'model'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -73,7 +74,7 @@ def push(
 
     A push moves no traffic: `lagar promote` does. Of a refused one nothing is kept but a line of the audit.
     """
-    metrics = dict(metric_of(text) for text in metric or ())
+    metrics = metrics_of(metric or ())
     with Steps(name, path.name, quiet=as_json) as steps, place(to, key) as verbs:
         report = verbs.push(
             name,
@@ -105,6 +106,17 @@ def tell(report: VersionReport, *, as_json: bool) -> None:
     name, version = report.card.model, report.card.version
     if not report.card.traffic:
         say(f"{name}@{version} has no traffic yet: `lagar promote {name} {version}`")
+
+
+def metrics_of(texts: Sequence[str]) -> dict[str, float]:
+    """Metrics by name; raises SettingsError for one that is given twice: nobody knows which is meant."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, number = metric_of(text)
+        if name in found:
+            raise SettingsError(f"--metric {name} is given twice: {found[name]:g} and {number:g}; say it once")
+        found[name] = number
+    return found
 
 
 def metric_of(text: str) -> tuple[str, float]:

@@ -321,7 +321,11 @@ def _task(home: Home, folder: Path, model: str, received: Received, who: Who) ->
     if trust not in ("true", "false"):
         raise InvalidInput(f"the field 'trust' must be true or false, got {trust[:40]!r}")
     compiling = fields.pop("compile", None)
-    metrics = dict(metric_of(text) for text in received.fields.get("metric", ()))
+    metrics: dict[str, float] = {}
+    for name, number in map(metric_of, received.fields.get("metric", ())):
+        if name in metrics:
+            raise InvalidInput(f"the metric {name!r} is given twice: {metrics[name]:g} and {number:g}; say it once")
+        metrics[name] = number
     return Task(
         str(home.path), str(folder), model, tuple(received.files), who.name, who.host,
         compile=None if compiling is None else compile_mode(compiling, "the field 'compile'"),

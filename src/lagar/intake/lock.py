@@ -212,9 +212,9 @@ def _that_apply(path: Path, lines: Iterable[str]) -> list[str]:
         try:
             wanted = Requirement(line)
         except InvalidRequirement as error:
+            why, like = str(error).splitlines()[0], f"NAME @ {line}" if "://" in line else "numpy==2.1.0"
             raise SetupError(
-                f"--requirements {path}: {line!r} is no requirement ({str(error).splitlines()[0]}); "
-                "write it like numpy==2.1.0"
+                f"--requirements {path}: {line!r} is no requirement ({why}); write it like {like}"
             ) from None
         if wanted.marker is None or wanted.marker.evaluate():
             wanted.marker = None
@@ -266,7 +266,9 @@ def _requirements_txt(path: Path, depth: int = 0) -> list[str]:
 
 def _pipfile(path: Path) -> tuple[list[str], str | None]:
     content = _toml(path)
-    packages = content.get("packages", {})
+    if "packages" not in content:
+        raise SetupError(f"--requirements {path} has no [packages]; a Pipfile names there what the model needs")
+    packages = content["packages"]
     lines = [_table_line(path, name, wanted) for name, wanted in packages.items()]
     requires = content.get("requires", {})
     return lines, requires.get("python_full_version") or requires.get("python_version")
@@ -415,7 +417,8 @@ def _yaml(path: Path) -> tuple[list[str], str | None]:
         content = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
         raise SetupError(f"--requirements {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("dependencies", []), list):
+    says = isinstance(content, dict) and {"dependencies", "python", "build_dependencies"} & content.keys()
+    if not says or not isinstance(content.get("dependencies") or [], list):
         raise SetupError(f"--requirements {path} has no list of dependencies; write conda.yaml or python_env.yaml")
     if "python" in content or "build_dependencies" in content:
         return _python_env(path, content)

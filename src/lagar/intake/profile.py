@@ -466,8 +466,9 @@ class Data:
             return {field.name: name for field, name in zip(self._fields, names, strict=True)}
         import difflib
 
-        near = difflib.get_close_matches(missing[0], names, n=1)
-        hint = f"; is it {near[0]!r}?" if near else ""
+        inputs = {field.name for field in self._fields}
+        near = difflib.get_close_matches(missing[0], [name for name in names if name not in inputs], n=1)
+        hint = f"; is it {near[0]!r}?" if near else "; give a file that has all inputs of the model"
         raise SetupError(f"training data {self.path} lacks {_few(missing)}; its columns are {_few(names)}{hint}")
 
     def _preprocessed(
