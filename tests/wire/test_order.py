@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from support.server import LagarServer
 from support.wait import eventually
-from support.wire import Wire, chunked, get, post
+from support.wire import Answer, Wire, chunked, get, post
 from wire.conftest import QUICK, QUICK_BODY, SLOW, gate_body
 
 
@@ -57,6 +58,35 @@ def test_a_thousand_wrong_requests_in_one_segment_do_not_exhaust_the_stack(serve
     with Wire(server.port) as wire:
         wire.send(post(QUICK, b"[]") * 3000)
         assert {wire.read().status for _ in range(3000)} == {400}
+
+
+def tensors(number: int) -> bytes:
+    """A V2 request with its rows behind its JSON; odd ones name themselves."""
+    rows = struct.pack("<8d", *(number + place / 8 for place in range(8)))
+    size = {"binary_data_size": len(rows)}
+    sent: dict[str, Any] = {"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP64", "parameters": size}]}
+    sent["outputs"] = [{"name": "predict_proba", "parameters": {"binary_data": True}}]
+    text = json.dumps(sent | ({"id": f"n{number}"} if number % 2 else {})).encode()
+    length = f"Inference-Header-Content-Length: {len(text)}"
+    return post("/v2/models/logistic/infer", text + rows, length, content_type="application/octet-stream")
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 97])
+def test_tensors_that_arrive_together_are_answered_each_by_its_own(server: LagarServer, piece: int) -> None:
+    def behind(answer: Answer) -> bytes:
+        assert answer.status == 200, answer.body
+        return answer.body[int(answer.headers["inference-header-content-length"]) :]
+
+    alone = []
+    for number in range(20):
+        with Wire(server.port) as wire:
+            wire.send(tensors(number))
+            alone.append(behind(wire.read()))
+    assert len(set(alone)) == 20
+    together = b"".join(map(tensors, range(20)))
+    with Wire(server.port) as wire:
+        wire.send(*(together[start : start + piece] for start in range(0, len(together), piece)))
+        assert [behind(wire.read()) for _ in range(20)] == alone
 
 
 def test_byte_by_byte(server: LagarServer) -> None:
