@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from support.wire import Wire, chunked, get, post
 from wire.conftest import QUICK, QUICK_BODY, SLOW, gate_body, gate_model
 
 
-def rss_mb(pids: list[int]) -> float:
+def rss_mb(pids: list[int], row: str = "VmRSS") -> float:
     total = 0.0
     for pid in pids:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
+            if line.startswith(row):
                 total += int(line.split()[1]) / 1024
     return total
+
+
+def peak_mb(pids: list[int]) -> float:
+    return rss_mb(pids, "VmHWM")
 
 
 def test_a_head_over_the_limit_is_431(server: LagarServer) -> None:
@@ -106,6 +112,26 @@ def impatient(serve: Any, logistic: Any, tmp_path: Path) -> LagarServer:
     names = ("HEADER", "BODY", "WRITE", "KEEP_ALIVE")
     running: LagarServer = serve(logistic.path, env={f"LAGAR_{name}_TIMEOUT_S": "0.2" for name in names})
     return running
+
+
+def test_packed_bodies_wait_packed_for_their_turn(server: LagarServer) -> None:
+    """Sixteen that are 48 MB each once unpacked: together, and what is read of them, they would be 768 MB at least."""
+    body = gzip.compress(b"[" + b" " * 48_000_000 + b"]", 1)
+    before = peak_mb(server.workers())
+    answers = []
+
+    def ask() -> None:
+        with Wire(server.port) as wire:
+            wire.send(post(QUICK, body, "Content-Encoding: gzip"))
+            answers.append(wire.read().status)
+
+    callers = [threading.Thread(target=ask) for _ in range(16)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert answers == [400] * len(callers)
+    assert peak_mb(server.workers()) - before < 400
 
 
 def test_slow_clients_are_not_waited_for(impatient: LagarServer) -> None:
