@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lagar.errors import AddressError
+from lagar.server.post import MAX_RESTART_DELAY_S, restart_delay_s
 from lagar.server.process import Phase, advance
 from lagar.server.sockets import open_listeners, open_unix_listener, waiting_connections
-from lagar.server.supervisor import MAX_RESTART_DELAY_S, restart_delay_s
 
 
 def test_every_worker_has_a_socket_on_the_same_port() -> None:

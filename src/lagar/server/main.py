@@ -6,6 +6,7 @@ import asyncio
 import resource
 import ssl
 import sys
+from functools import partial
 
 import msgspec
 
@@ -14,9 +15,10 @@ from lagar.logs import open_log
 from lagar.registry.home import open_home
 from lagar.registry.model import Asked, ModelInfo
 from lagar.server import limits
+from lagar.server.briefing import Facts, Folders
 from lagar.server.hosts import Hosts
 from lagar.server.sockets import Ports, open_listeners, open_ports, open_unix_listener
-from lagar.server.supervisor import Folders, Supervisor
+from lagar.server.supervisor import Supervisor
 from lagar.settings import LoadedSettings, ServerSettings, child_environment, no_colour, worker_range
 
 SPARE_FILES = 1024
@@ -50,23 +52,21 @@ def serve(loaded: LoadedSettings, asked: Asked) -> int:
                 home=loaded.home, control_socket=run_folder / "control.sock", metrics=run_folder / "metrics"
             )
             folders.metrics.mkdir(mode=0o700)
+            facts = Facts(
+                settings=settings,
+                asked=asked,
+                cores=max(1, int(available)),
+                folders=folders,
+                port=ports.numbers["http"],
+                url=server_url(settings, ports.numbers["http"]),
+                threads=threads,
+                memory_bytes=settings.max_memory or limits.memory_bytes() * 3 // 4,
+                most_workers=most_workers,
+            )
             with open_unix_listener(folders.control_socket) as control_listener:
-                supervisor = Supervisor(
-                    settings=settings,
-                    asked=asked,
-                    cores=max(1, int(available)),
-                    folders=folders,
-                    ports=ports,
-                    control_listener=control_listener,
-                    metrics_listener=None if metrics is None else metrics.sockets[0],
-                    threads=threads,
-                    environment=environment,
-                    log=log,
-                    announce=lambda models: write_ready_line(settings, ports, models),
-                    url=server_url(settings, ports.numbers["http"]),
-                    memory_bytes=settings.max_memory or limits.memory_bytes() * 3 // 4,
-                    most_workers=most_workers,
-                )
+                control = {"control": control_listener} | ({} if metrics is None else {"metrics": metrics.sockets[0]})
+                announce = partial(write_ready_line, settings, ports)
+                supervisor = Supervisor(facts, ports, control, environment, log, announce)
                 hosts = Hosts(run_folder, environment, settings.host_idle_s, log)
                 return asyncio.run(_run(supervisor, hosts))
     finally:

@@ -58,8 +58,8 @@ class Child:
         self.phase = Phase.STARTING
         self.failure: Failed | None = None
         """What it said before it gave up."""
-        self.generation = 0
-        """Which of the loads that --debug brought it belongs to."""
+        self.switches = 0
+        """How many switches the server had gone through when it was started, or when it took part in the last."""
         self.metrics_slot: int | None = None
         """Two workers of one post answer side by side during a reload: each has metric files of its own."""
         self.serving_since: float | None = None

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lagar.server.channel import Abandon, Commit, Prepare, Prepared
+from lagar.server.post import Post
 from lagar.server.process import Child
-
-if TYPE_CHECKING:
-    from lagar.server.supervisor import Post
 
 PREPARE_TIMEOUT_S = 55.0
 """How long a worker may take to load a set, its own restart included: the catalog gives up after a minute, and by then
 the reason should be there."""
 
-Start = Callable[["Post", Prepare], Awaitable[Child]]
+Start = Callable[[Post, Prepare], Awaitable[Child]]
 """Start a process for a post that loads the set and accepts no connection."""
 
 
