@@ -148,6 +148,7 @@ def test_a_screen_has_all_of_a_version(pushed: Stock) -> None:
 def test_a_diff_names_metrics_and_what_requests_it_takes(pushed: Stock) -> None:
     done = run("diff", "wine", "v1.0.9", "v1.0.10", home=pushed.home)
     assert any(line.split() == ["metric", "accuracy", "0.97", "0.98"] for line in done.stdout.splitlines())
+    assert "memory_bytes" not in done.stdout, "sizes are for people, in --json they are bytes"
     assert "a request for one is a request for the other" in done.stderr
     changes = answer("diff", "wine", "v1.0.9", "candidate", home=pushed.home)["changes"]
     assert {"part": "metric", "name": "auc", "a": None, "b": 0.99} in changes

@@ -10,6 +10,7 @@ from lagar.cli.output import say, write_json
 from lagar.cli.place import Json, Key, To, place
 from lagar.cli.screen import cut, scores, screen, shares, size, write_lines
 from lagar.cli.verdict import serving
+from lagar.registry.difference import Change
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -109,9 +110,15 @@ def diff(
         return
     write_columns(
         ["", "WHAT", found.a, found.b],
-        [(change.part, change.name, _words(change.a), _words(change.b)) for change in found.changes],
+        [_row(change) for change in found.changes],
     )
     say("a request for one is a request for the other" if found.same_inputs else "they take different requests")
+
+
+def _row(change: Change) -> tuple[str, ...]:
+    if change.name == "memory_bytes":  # measured at each push, and never twice the same
+        return change.part, "memory", *("-" if not value else size(value) for value in (change.a, change.b))
+    return change.part, change.name, _words(change.a), _words(change.b)
 
 
 def _words(value: Any) -> str:
