@@ -71,6 +71,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Addresses and networks whose X-Forwarded-* headers are believed."""
     default_model: str = ""
     """The model that answers `POST /predict` when several are served; "" for the only one."""
+    load_at_start: bool = True
+    """False: models of paths are in service only once V2's repository is asked to load them."""
     fast_lane: bool = True
     """False: every request takes the ASGI lane."""
     max_body_bytes: int = 64 * 1024 * 1024

@@ -286,7 +286,6 @@ def test_a_flag_and_a_variable_of_lagar_come_before_the_file_and_the_file_before
         ({"kafka_enabled": True}, "kafka_enabled = true is not honoured"),
         ({"tracing_server": "http://otel:4317"}, "tracing_server"),
         ({"model_repository_implementation": "a.B"}, "model_repository_implementation"),
-        ({"load_models_at_startup": "false"}, "load_models_at_startup"),
         ({"logging_settings": "logging.ini"}, "logging_settings"),
         ({"_custom_rest_server_settings": {"a": 1}}, "_custom_rest_server_settings"),
         ({"http_port": "eighty"}, "http_port must be a number"),

@@ -151,6 +151,19 @@ def test_another_host_wants_keys_or_the_word_that_none_are_wanted(folder: Path, 
     assert "lagar keys create" in done.stderr
 
 
+def test_models_are_loaded_when_they_are_asked_for_where_the_settings_say_so(tmp_path: Path) -> None:
+    sklearn_model(tmp_path / "f/m", name="m")
+    (tmp_path / "f/settings.json").write_text('{"load_models_at_startup": "false", "grpc_port": 0, "metrics_port": 0}')
+    with LagarServer(tmp_path / "f", home=tmp_path / "home", args=("--no-auth",)) as server:
+        row = tensor([[9.0, 10.0]])
+        (entry,) = httpx.post(f"{server.url}/v2/repository/index", timeout=60).json()
+        assert (entry["name"], entry["state"]) == ("m", "UNAVAILABLE")
+        assert httpx.get(f"{server.url}/v2/health/ready", timeout=60).status_code == 200
+        assert infer(server, "m", row).status_code == 404
+        assert httpx.post(f"{server.url}/v2/repository/models/m/load", timeout=120).status_code == 200
+        eventually(lambda: infer(server, "m", row).status_code == 200, 60, "answers of the model that was loaded")
+
+
 def test_a_folder_is_imported_as_versions(folder: Path, tmp_path: Path) -> None:
     done = lagar("import", "mlserver", folder, "--compile", "off", home=tmp_path / "home")
     assert done.returncode == 1, done.stderr

@@ -105,6 +105,15 @@ def serve(
     default_model: Annotated[
         str | None, _option(ANSWERS, "Which one /predict asks, of several [none].", "NAME")
     ] = None,
+    load_at_start: Annotated[
+        bool | None,
+        _option(
+            ANSWERS,
+            "Serve models of paths before V2's load asks for them [on].",
+            None,
+            "--load-at-start/--no-load-at-start",
+        ),
+    ] = None,
     metrics_aliases: Annotated[
         str | None, _option(ANSWERS, "Tell metrics under MLServer's names too [none].", "none|mlserver")
     ] = None,

@@ -153,6 +153,7 @@ def _leader(
         refused=state.take_refused,
         count=state.count_switch,
         compiling=server.compile,
+        load=server.load_at_start,
     )
 
 

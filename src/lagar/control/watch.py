@@ -62,7 +62,7 @@ class Watcher:
         self, releases: Releases, asked: Asked, tell: Callable[[Message], None], log: Log, *, who: Who,
         progress: Progress, at_once: int, watch: bool, mirrors: Mapping[str, Mirror], default_model: str,
         pinned: Sequence[str], generation: int, sources: tuple[ModelSource, ...], begun: Callable[[], None],
-        refused: Callable[[dict[str, str]], None], count: Callable[[str], None], compiling: Compile,
+        refused: Callable[[dict[str, str]], None], count: Callable[[str], None], compiling: Compile, load: bool,
     ) -> None:  # fmt: skip
         self._releases = releases
         self._asked = asked
@@ -72,6 +72,8 @@ class Watcher:
         self._progress = Given(progress, self._with_urls)
         self._at_once = at_once
         self._watch = watch
+        self._load = load
+        """False: what lies there at the start is taken in, and not in service."""
         self._compiling = compiling
         self._compiler = Compiler(releases, log, build=True)
         self._mirrors = mirrors
@@ -146,6 +148,7 @@ class Watcher:
             await apart(lambda: pins.refuse_versions(self._pins, served, self._releases))
         admitted = await self._compiled(admitted)
         self._good = {one.found.place.path: one for one in admitted}
+        self._off = frozenset() if self._load else frozenset(one.source.name for one in admitted)
         self._seen, self._tried = look, {path: seen.stamp for path, seen in look.places.items()}
         self._begun()
         if (await self._prepare(self._good)).ok:

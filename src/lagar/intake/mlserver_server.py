@@ -94,11 +94,6 @@ def _said(folder: Path) -> Said:
     fields = _fields(folder)
     for name, why in _REFUSED.items():
         fields.refuse(name, why)
-    if not fields.boolean("load_models_at_startup", True):
-        raise SetupError(
-            f"{fields.origin('load_models_at_startup')}: load_models_at_startup = false is not honoured: what is "
-            "served is loaded; `lagar import mlserver FOLDER` and `lagar serve` load a version when it is asked for"
-        )
     found: Said = {name: (value, f"MLServer's default beside {mlserver.NAME}") for name, value in _DEFAULTS.items()}
     for name, (setting, read) in _taken().items():
         if fields.given(name):
@@ -124,6 +119,7 @@ def _taken() -> dict[str, tuple[str, Callable[[Fields, str], Any]]]:
         "metrics_port": ("metrics_port", Fields.whole),
         "metrics_endpoint": ("metrics_endpoint", Fields.text),
         "metrics_rest_server_prefix": ("metrics_rest_prefix", Fields.text),
+        "load_models_at_startup": ("load_at_start", Fields.boolean),
         "use_structured_logging": (
             "log_format", lambda fields, name: "json" if fields.boolean(name) else "console",
         ),
