@@ -27,7 +27,8 @@ _LEAST_ROUNDS: Final = 3
 _SAMPLE_S: Final = 1e-3
 """A sample of quick calls is so many of them that the clock is no part of it."""
 _FINE_NS: Final = 50_000
-"""A clock that is to time samples moves at least this often."""
+_MOVES: Final = 8
+"""A clock that is to time samples moves at least so often in so many nanoseconds."""
 _LOOKS: Final = 200
 _MOST_S: Final = 20.0
 """One race ends in fewer rounds when it would take longer."""
@@ -49,7 +50,7 @@ def measure(
 ) -> tuple[Times, Times]:
     """Both timed in turns: µs per call by size, the original's first.
 
-    In computing time of this process, which has one thread, where the system counts that finely.
+    In computing time of this thread, the only one that computes, where the system counts that finely.
     """
     original_us: Times = {}
     candidate_us: Times = {}
@@ -113,17 +114,19 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def clock_of(computing: Callable[[], int] = time.process_time_ns) -> Callable[[], int]:
-    """Nanoseconds of computing of this process, where the system counts them finely; else of the clock on the wall.
+def clock_of(computing: Callable[[], int] = time.thread_time_ns) -> Callable[[], int]:
+    """Nanoseconds of computing of this thread, where the system counts them finely; else of the clock on the wall.
 
-    What else the machine does is no part of the former. Some sandboxes count it in hundredths of a second only. One
-    look does not tell them apart: this process may stand still just then.
+    What else the machine does is no part of the former. Some sandboxes count it in ticks only, and Linux does so for
+    whole processes with a limit on it, as this one is. One look does not tell: this process may stand still just then.
     """
     for _ in range(_LOOKS):
-        until, before = time.perf_counter_ns() + _FINE_NS, computing()
+        until = time.perf_counter_ns() + _FINE_NS
+        seen = set()
         while time.perf_counter_ns() < until:
-            if 0 < computing() - before < _FINE_NS:
-                return computing
+            seen.add(computing())
+        if len(seen) >= _MOVES:
+            return computing
     return time.perf_counter_ns
 
 
