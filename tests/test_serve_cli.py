@@ -119,7 +119,7 @@ def test_an_ipv6_host_is_in_brackets_on_the_ready_line(serve: Serve, tmp_path: P
 
 
 def test_a_missing_path_is_named(home: Path, tmp_path: Path) -> None:
-    assert str(tmp_path / "nope.joblib") in refusal(tmp_path / "nope.joblib", home=home)
+    assert str(tmp_path / "nope.joblib") in refusal(tmp_path / "nope.joblib", "--port", "0", home=home)
 
 
 def test_a_place_that_is_not_read_is_named(home: Path) -> None:

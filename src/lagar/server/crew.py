@@ -82,13 +82,23 @@ class Crew:
             self._life.end_with(
                 setup_error(told.code, told.message)
                 if told
-                else LoadFailed(f"{post.name} {child.describe_end()} while it was starting")
+                else LoadFailed(f"{post.name} {child.describe_end()} while it was starting{self._loading(post)}")
             )
             return
         why = child.failure.message if child.failure else f"it {child.describe_end()}"
         delay = restart_delay_s(post.deaths)
         self._log.error(f"{post.name} is restarted: {why}", pid=child.pid, delay_s=delay or None)
         await asyncio.sleep(delay)
+
+    def _loading(self, post: Post) -> str:
+        """What a worker had to load: one of these is at fault where it did not live to say which."""
+        names = [f"{source.name}@{source.version}" for source in self._briefing.served.sources]
+        if post.slot is None or not names:
+            return ""
+        if len(names) == 1:
+            return f"; it had to load {names[0]}: open that once by hand, with the library that saved it"
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"; it had to load {', '.join(names[:5])}{more}: serve fewer of them to find the one that ends it"
 
     async def start(self, post: Post, held: Held | None = None) -> Child:
         """Start a child for a post, send it what it needs, and listen to it until its end.
