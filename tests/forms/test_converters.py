@@ -26,6 +26,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from lagar.errors import InvalidInput, LoadFailed
 from lagar.forms.candidates import NotApplicable
+from lagar.forms.compilation import compile_forms
 from lagar.forms.converters import build_double, build_float, build_text, build_xgboost
 from lagar.runtimes import form
 from lagar.types import Rows
@@ -246,6 +247,16 @@ def test_what_converters_get_wrong_is_left_alone(tmp_path: Path) -> None:
         original = opened(model, tmp_path, f"{number}.joblib")
         with pytest.raises(NotApplicable, match=reason):
             build(original, tmp_path)
+
+
+def test_an_onnx_graph_is_served_as_it_is_and_said_to_be_one(tmp_path: Path) -> None:
+    from skl2onnx import to_onnx
+
+    path = tmp_path / "line.onnx"
+    graph = to_onnx(LinearRegression().fit(X, SUM), X[:1].astype(np.float32))
+    path.write_bytes(graph.SerializeToString())
+    proof = compile_forms(opened(path, tmp_path), (), tmp_path / "forms")
+    assert (proof.served, proof.words) == ((), "it is an ONNX graph, which ONNX Runtime runs as it is")
 
 
 def test_a_damaged_graph_is_a_load_failure(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def compile_forms(original: Original, candidates: Sequence[Candidate], folder: P
     """
     started = time.monotonic()
     if original.model is None:
+        if original.source.kind == "onnx":
+            return _nothing("it is an ONNX graph, which ONNX Runtime runs as it is")
         return _nothing("its own code answers, and there is no model of a library to build a form from")
     try:
         exam = Exam(original, hostile(original))
