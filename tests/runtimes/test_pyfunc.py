@@ -159,7 +159,7 @@ def test_a_tensor_of_whole_numbers_takes_no_others_and_one_of_one_axis_stays_so(
     whole = opened(save(tmp_path / "whole", body, np.zeros((2, 2), np.int32)))
     assert [field.type for field in whole.signature.fields or ()] == ["int", "int"]
     assert answers(whole, [{"x0": 1, "x1": 2}]) == {"predict": ["int32 (1, 2)"]}
-    with pytest.raises(InvalidInput, match="the tensor is of int32, which does not hold 4294967296.0 in row 0"):
+    with pytest.raises(InvalidInput, match=r"the tensor is of int32, which does not hold 4294967296\.0 in row 0"):
         answers(whole, [{"x0": 1, "x1": 2**32}])
     flat = opened(save(tmp_path / "flat", body, np.zeros(2)))
     assert answers(flat, [{"x0": 1}, {"x0": 2}]) == {"predict": ["float64 (2,)"] * 2}
