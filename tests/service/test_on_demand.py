@@ -307,6 +307,20 @@ def test_a_live_version_whose_file_was_changed_is_refused_with_both_hashes_and_t
     assert capfd.readouterr().err.count("a live version is not loaded") == 1
 
 
+def test_a_live_version_that_no_longer_loads_is_left_out_at_a_start_and_the_others_are_served(
+    commit: Any, start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = commit("small", "1").manifest.golden
+    wrong = {name: list(reversed(values)) for name, values in good.outputs.items()}
+    commit("other", "1", golden=msgspec.structs.replace(good, outputs=wrong))
+    worker = start()
+    ok(worker.post("small", None, BODY), "1")
+    assert worker.loaded() == {"small@1"}
+    refused = worker.post("other", None, BODY)
+    assert (refused.status_code, "golden row" in refused.text) == (503, True)
+    assert "other@1 is not loaded, and requests for it are refused: other@1: golden row" in caplog.text
+
+
 def test_a_process_that_loads_again_what_was_laid_out_before_looks_at_the_files(
     commit: Any, releases: Releases
 ) -> None:

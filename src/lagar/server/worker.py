@@ -24,7 +24,7 @@ import uvloop
 
 from lagar.engine.batcher import STUCK_DEADLINES, Batcher
 from lagar.engine.deployment import Deployment
-from lagar.errors import ChangedArtifact, LagarError
+from lagar.errors import ChangedArtifact, LagarError, SetupError
 from lagar.intake.mlserver import said_version
 from lagar.logs import Log, capture_standard_logging, open_log
 from lagar.metrics import Registry
@@ -132,17 +132,23 @@ class Worker:
         self._doors: list[Door] = []
 
     async def load(self) -> None:
-        """Load what the worker was started with; raises SetupError."""
+        """Load what the worker was started with; raises SetupError.
+
+        Of what is live in the catalog a version that cannot be loaded is left out, as long as there is another one.
+        """
         boot = self._boot
         deployments: list[Deployment] = []
+        broken: SetupError | None = None
         for source in boot.sources:
             label = f"{source.name}@{source.version}"
             if self.stock.fits(source) or boot.whole or self.stock.pins(source):
                 try:
                     deployments.append(await self.stock.load(source, in_thread=False))
-                except ChangedArtifact as error:
-                    if boot.whole:  # its set goes live as a whole
+                except SetupError as error:
+                    changed = isinstance(error, ChangedArtifact)
+                    if boot.whole or not (changed or boot.from_catalog):  # a set that goes live does so as a whole
                         raise
+                    broken = broken if changed else broken or error
                     log.error("%s is not loaded, and requests for it are refused: %s", label, error.message)
             elif self.stock.fits(source, ever=True):
                 log.info("%s is loaded when it is asked for: the versions before it fill max_memory", label)
@@ -150,6 +156,8 @@ class Worker:
                 log.error("%s is refused: it takes more memory than max_memory grants a worker", label)
             else:
                 await self.stock.load(source)
+        if broken is not None and not deployments:
+            raise broken
         self._take_over(self._assemble(boot.generation, deployments, boot.live, boot.weights))
 
     def _assemble(
