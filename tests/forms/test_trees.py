@@ -503,3 +503,32 @@ def test_a_lightgbm_text_file_and_an_own_objective(tmp_path: Path) -> None:
         original = opened(folder / "model.txt", folder)
         for name, build in BUILDERS.items():
             agree(built(original, build, folder / name), original, matrix(X))
+
+
+@pytest.mark.parametrize(
+    "kind", ["lightgbm, 2 classes", "lightgbm, 3 classes", "xgboost, 2 classes", "xgboost, 3 classes"]
+)
+def test_a_booster_of_an_mlserver_folder_answers_its_own_numbers(kind: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    library, classes = kind.split(", ")[0], int(kind.split(", ")[1][0])
+    x = random.normal(size=(300, 4))
+    y = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0.5) * (classes - 2)
+    if library == "lightgbm":
+        objective = {"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": 3}
+        lightgbm.train({**objective, "verbose": -1, "num_threads": 1}, lightgbm.Dataset(x, y), 8).save_model(
+            tmp_path / "model.bst"
+        )
+        implementation = "mlserver_lightgbm.LightGBMModel"
+    else:
+        several = {"objective": "multi:softprob", "num_class": 3}
+        objective = {"objective": "binary:logistic"} if classes == 2 else several
+        xgboost.train({**objective, "nthread": 1}, xgboost.DMatrix(x, y), 8).save_model(tmp_path / "model.ubj")
+        implementation = "mlserver_xgboost.XGBoostModel"
+    (tmp_path / "model-settings.json").write_bytes(msgspec.json.encode({"name": "m", "implementation": implementation}))
+    original = opened(tmp_path, tmp_path)
+    assert original.outputs == ("predict",)
+    rows = matrix(hostile(random, 4, 200, thresholds_of(original, 4)))
+    bound = 1e-12 if library == "lightgbm" else 1e-6
+    agree(built(original, tree_forms.build_native, tmp_path / "native"), original, rows, bound, bound)
+    if library == "lightgbm":
+        agree(built(original, tree_forms.build, tmp_path / "trees"), original, rows, bound, bound)

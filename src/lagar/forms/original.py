@@ -9,6 +9,7 @@ from lagar import runtimes
 from lagar.registry.model import LoadedModel, ModelSource
 from lagar.registry.signature import Signature
 from lagar.runtimes.base import Opened
+from lagar.runtimes.raw_booster import RawHead
 from lagar.types import Outputs, Predictor, Rows
 
 
@@ -28,6 +29,8 @@ class Original:
         """
         self.steps: Sequence[Any] = opened.steps
         """The fitted transformers in order and the estimator last, out of pipelines, searches and tuples."""
+        self.answers_raw = isinstance(getattr(opened.predictor, "head", None), RawHead)
+        """A classifier's booster that answers its own numbers, not labels: one of an MLServer or MLflow folder."""
         self.libraries: dict[str, str] = loaded.libraries
         self.training = training
         """Rows of the training data, where it was given."""

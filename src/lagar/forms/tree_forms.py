@@ -100,7 +100,18 @@ def planned(original: Original) -> Plan:
     """The trees of the original's last step; raises NotApplicable."""
     if not original.steps or original.signature.fields is None:
         raise NotApplicable("it is no ensemble of trees with known inputs")
-    return plan_of(original.steps[-1])
+    plan = plan_of(original.steps[-1])
+    return msgspec.structs.replace(plan, finish=_raw(plan.finish)) if original.answers_raw else plan
+
+
+def _raw(finish: AnyFinish) -> AnyFinish:
+    """The booster's own numbers in place of labels."""
+    if isinstance(finish, Boosted):
+        return msgspec.structs.replace(finish, labels=None)
+    if isinstance(finish, Margins):
+        reading = msgspec.structs.replace(finish.reading, form="value", labels=None, many=False)
+        return msgspec.structs.replace(finish, reading=reading)
+    raise NotApplicable("what its booster itself answers is not known to the exporter")
 
 
 def write_form(original: Original, plan: Plan, folder: Path, way: Way) -> None:
