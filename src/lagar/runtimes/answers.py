@@ -13,7 +13,7 @@ import numpy as np
 from lagar.runtimes.base import FLOAT32_MAX, one_per_row, plain
 from lagar.types import Array, Outputs
 
-FEW: Final = 16
+_FEW: Final = 16
 """Classes up to which one row is quicker without NumPy."""
 
 
@@ -87,8 +87,8 @@ class Answers:
             return {"predict": one_per_row(self._finish(values))}
         if self._alone and values.shape == (1,):
             return self.one(values.item(), values.dtype == np.float32, names)
-        if answer.finish == "softmax" and len(values) == 1 and values.shape[1] <= FEW:
-            return self.one_of_several(values, names)
+        if answer.finish == "softmax" and len(values) == 1 and values.shape[1] <= _FEW:
+            return self._one_of_several(values, names)
         found: Outputs = {}
         if answer.finished:
             values = self._finish(values)
@@ -129,7 +129,7 @@ class Answers:
             found["predict_proba"] = np.array([[first, last]])
         return found
 
-    def one_of_several(self, values: Array, names: tuple[str, ...]) -> Outputs:
+    def _one_of_several(self, values: Array, names: tuple[str, ...]) -> Outputs:
         """One row with a sum for each of a few classes."""
         sums = values[0].tolist()
         greatest = max(sums)

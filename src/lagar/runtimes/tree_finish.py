@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from lagar.runtimes.answers import Answer as Reading
-from lagar.runtimes.answers import FEW, Answers, Labels
+from lagar.runtimes.answers import Answers, Labels
 from lagar.types import Array, Outputs
 
 Answer = Callable[[Array, tuple[str, ...]], Outputs]
@@ -199,15 +199,10 @@ class Margins(Finish, frozen=True, tag="margins"):
 
     def open(self) -> Answer:
         answers = Answers(self.reading)
-        few = FEW if self.reading.finish == "softmax" and self.reading.form != "value" else 1
 
         def answer(sums: Array, names: tuple[str, ...]) -> Outputs:
-            if len(sums) == 1:
-                classes = sums.shape[1]
-                if classes == 1:
-                    return answers.one(sums.item(), True, names)
-                if classes <= few:
-                    return answers.one_of_several(sums, names)
+            if sums.shape == (1, 1):
+                return answers.one(sums.item(), True, names)
             return answers.outputs(sums[:, 0] if sums.shape[1] == 1 else sums, names)
 
         return answer
