@@ -98,9 +98,20 @@ struct trees {
         }                                                                                                              \
     }
 
+/* One row of doubles, rounded to what the trees compare in; beyond that it is infinite. */
+#define ROUNDED(NAME, SUM)                                                                                             \
+    void rounded_##NAME(const struct trees *trees, const double *row, float *line, SUM *sums)                          \
+    {                                                                                                                  \
+        for (int64_t column = 0; column < trees->width; column++)                                                      \
+            line[column] = (float)row[column];                                                                         \
+        one_##NAME(trees, line, sums);                                                                                 \
+    }
+
 WALK(single, float, uint32_t, 0x003fffff, double)
 WALK(double, double, uint64_t, 0x0007ffffffffffff, double)
 WALK(narrow, float, uint32_t, 0x003fffff, float)
+ROUNDED(single, double)
+ROUNDED(narrow, float)
 
 /* Symmetric trees: every level of a tree asks one question, and the answers are the bits of the leaf's number. */
 

@@ -100,6 +100,7 @@ class TreeEnd:
         self._line = self._walk.line
         self._rounded = np.zeros(end.width, dtype=np.float32)
         self._takes_all = end.nan and end.infinite and not end.finite
+        self._warns = end.single and not self._walk.rounds
         # numbers with which the sum shows every value that needs a closer look
         if self._takes_all:
             self._guard = weights(end.width)
@@ -120,7 +121,7 @@ class TreeEnd:
         if not self._takes_all:
             if not math.isfinite(x.dot(self._guard)):
                 self._check(x)
-        elif self._end.single and not -ORDINARY < x.dot(self._guard) < ORDINARY:
+        elif self._warns and not -ORDINARY < x.dot(self._guard) < ORDINARY:
             with np.errstate(over="ignore"):  # a number beyond float32, which the library takes
                 self._fill_one(x)
             return self._walk.one()

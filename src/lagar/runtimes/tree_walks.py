@@ -37,6 +37,8 @@ class Walk(Protocol):
 
     line: Array
     """Where `one` looks for its row: (columns,)."""
+    rounds: bool
+    """True: `line` has float64, and `one` rounds it itself; what float32 does not hold becomes infinite."""
     libraries: dict[str, str]
 
     def one(self) -> Array:
@@ -50,6 +52,8 @@ class Walk(Protocol):
 
 class OnnxWalk:
     """A session. Binding its buffers costs more than a walk through a hundred trees: for one row it is done once."""
+
+    rounds = False
 
     def __init__(self, folder: Path, table: Array | None, by_tree: bool, shape: Shape, threads: int) -> None:
         self._shape = shape
@@ -130,7 +134,9 @@ class NativeWalk:
             raise LoadFailed(f"{folder.name}: its trees do not hold together; compile it again")
         self._kept = (nodes, roots, targets, table)
         self._targets = shape.targets
-        self.line = np.zeros(shape.columns, dtype=shape.dtype)
+        self.rounds = shape.dtype == np.float32
+        self.line = np.zeros(shape.columns)
+        self._rounded = np.zeros(shape.columns, dtype=np.float32)
         self._dtype = shape.sums
         self._sums = np.zeros((1, shape.targets), dtype=shape.sums)
         self._trees = native.Trees(
@@ -138,12 +144,13 @@ class NativeWalk:
             table.shape[1], shape.targets, shape.trees, shape.columns,
         )  # fmt: skip
         name = "double" if shape.dtype == np.float64 else "single" if shape.sums == np.float64 else "narrow"
-        walk_one, self._walk = library[f"one_{name}"], library[f"many_{name}"]
+        walk_one, self._walk = library[f"{'rounded' if self.rounds else 'one'}_{name}"], library[f"many_{name}"]
         for function in (walk_one, self._walk):
             function.restype = None
         one_row = (
             ctypes.byref(self._trees),
             ctypes.c_void_p(self.line.ctypes.data),
+            *([ctypes.c_void_p(self._rounded.ctypes.data)] if self.rounds else []),
             ctypes.c_void_p(self._sums.ctypes.data),
         )
         self._one: Callable[[], None] = lambda: walk_one(*one_row)
