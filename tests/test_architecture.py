@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,14 @@ def test_a_worker_loads_no_web_framework_no_sql_and_no_model_library() -> None:
         "hpack",
     }
     assert not loaded & (unwanted | MODEL_LIBRARIES | {"scipy"})
+
+
+def test_what_runs_in_an_environment_of_its_own_needs_numpy_and_msgspec_alone() -> None:
+    code = "import lagar.engine.hosting, lagar.intake.trial, lagar.runtimes.contract, lagar.runtimes.sklearn"
+    installed = set(packages_distributions())
+    brought = {top(module) for module in loaded_by(code)} - {top(module) for module in loaded_by("")}
+    theirs = {"lagar", "typing_extensions"}  # msgspec uses the second where it is there
+    assert brought & installed - theirs == {"numpy", "msgspec"}
 
 
 def test_no_module_is_longer_than_it_can_be_read() -> None:

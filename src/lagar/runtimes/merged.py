@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
+import msgspec
 
 Plain = dict[str, Any]
 
@@ -83,7 +83,7 @@ def _key(request: Plain) -> bytes | None:
         described.append((tensor["name"], tensor["datatype"], shape[1:], nested, tensor.get("parameters")))
     if not described:
         return None
-    return orjson.dumps((described, _parameters(request), request.get("outputs")), option=orjson.OPT_SORT_KEYS)
+    return msgspec.json.encode((described, _parameters(request), request.get("outputs")), order="deterministic")
 
 
 def _parameters(request: Plain) -> Plain | None:
